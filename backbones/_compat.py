@@ -1,0 +1,15 @@
+"""The one place that imports names which timm and torch do not export publicly."""
+
+from __future__ import annotations
+
+import torch
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import MATCH_PREV_GROUP
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+__all__ = ["MATCH_PREV_GROUP", "feature_take_indices", "is_plain_eager"]
+
+
+def is_plain_eager() -> bool:
+    """True when tensors made now are ordinary ones: no compilation, export, trace or dispatch mode (fake tensors) is active."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None)

@@ -1,0 +1,75 @@
+"""Neighborhood attention as a module on channels-last maps."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
+from torch import nn
+
+from backbones.layers.neighborhood import neighborhood_attention
+
+
+@register_notrace_module
+class NeighborhoodAttention2d(nn.Module):
+    """Multi-head neighborhood attention, optionally dilated (NAT, arXiv 2204.07143, section 3.1; DiNAT, 2209.15001).
+
+    Every query attends to the K x K nearest positions of its own dilation group; windows are shifted inwards at borders.
+    Where a side is shorter than K * dilation the input is zero-padded right and bottom before the projection, without a
+    mask, as the published models were trained.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; must divide C.
+        kernel_size: Window side K, odd.
+        dilation: Step between neighbours.
+        qkv_bias: Bias of the input projection.
+        rel_pos_bias: Learn a bias for every (key minus query) offset.
+
+    Maps `(B, H, W, C)` to `(B, H, W, C)`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        kernel_size: int = 7,
+        dilation: int = 1,
+        qkv_bias: bool = True,
+        rel_pos_bias: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} must be a multiple of num_heads {num_heads}")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+        dd = {"device": device, "dtype": dtype}
+        self.num_heads = num_heads
+        self.kernel_size = kernel_size
+        self.dilation = dilation
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        side = 2 * kernel_size - 1
+        self.rpb = nn.Parameter(torch.empty(num_heads, side, side, **dd)) if rel_pos_bias else None
+        self.proj = nn.Linear(dim, dim, **dd)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.rpb is not None:
+            nn.init.trunc_normal_(self.rpb, std=0.02)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[1:3]
+        reach = self.kernel_size * self.dilation
+        padded = height < reach or width < reach
+        if padded:
+            x = F.pad(x, (0, 0, 0, max(reach - width, 0), 0, max(reach - height, 0)))
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
+        x = neighborhood_attention(q, k, v, self.kernel_size, self.dilation, self.rpb).flatten(3)
+        if padded:
+            x = x[:, :height, :width]
+        return self.proj(x)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, dilation={self.dilation}"

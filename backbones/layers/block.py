@@ -1,0 +1,54 @@
+"""The pre-norm residual block around any channels-last token mixer."""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import DropPath, LayerScale, Mlp
+from torch import nn
+
+
+class MixerBlock(nn.Module):
+    """`x + mixer(norm(x))`, then `x + mlp(norm(x))`, with stochastic depth and optional layer scale on both branches.
+
+    The form of ViT, Swin, NAT and MaxViT's attention halves (MetaFormer, arXiv 2111.11418, section 3.1).
+
+    Args:
+        dim: Channels C.
+        mixer: Module from `(B, H, W, C)` to `(B, H, W, C)`.
+        mlp_ratio: Hidden width of the MLP is `int(C * mlp_ratio)`.
+        act_layer: Activation of the MLP.
+        norm_eps: Epsilon of both LayerNorms.
+        layer_scale: Initial value of the layer scale; None for none.
+        drop_path: Stochastic depth rate of both branches.
+
+    Maps `(B, C, H, W)` to `(B, C, H, W)`; inside, everything runs on the channels-last view.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: nn.Module,
+        mlp_ratio: float = 4.0,
+        act_layer: type[nn.Module] = nn.GELU,
+        norm_eps: float = 1e-5,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps, **dd)
+        self.attn = mixer
+        self.ls1 = LayerScale(dim, layer_scale, **dd) if layer_scale is not None else nn.Identity()
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, **dd)
+        self.ls2 = LayerScale(dim, layer_scale, **dd) if layer_scale is not None else nn.Identity()
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 2, 3, 1)
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x.permute(0, 3, 1, 2)

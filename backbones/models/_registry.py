@@ -1,0 +1,197 @@
+"""From a family's table of variants and weights to timm's registry."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import is_model as _timm_has
+from torch import nn
+
+_PACKAGE = "backbones"
+_FAMILY_OF: dict[str, Family] = {}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One published set of weights of a variant.
+
+    Attributes:
+        url: Direct download address, or None where `hf_hub_id` names the source.
+        hf_hub_id: Hugging Face Hub repository.
+        input_size: Side of the square image, pixels.
+        crop_pct: Centre crop of the resized image in evaluation.
+        crop_mode: timm's crop mode ("center", "squash").
+        mean, std: Input normalisation, RGB in [0, 1].
+        num_classes: Classes of the file's head.
+        top1: Published ImageNet-1K top-1 accuracy, percent.
+        args: Constructor arguments that come with these weights (window or dilations of another resolution).
+        notes: Further facts, one sentence each.
+    """
+
+    url: str | None = None
+    hf_hub_id: str | None = None
+    input_size: int = 224
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    num_classes: int = 1000
+    top1: float | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A registered model: constructor arguments and its weights by tag; the first tag is the default."""
+
+    args: Mapping[str, Any]
+    weights: Mapping[str, Weights]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the models of a paper have in common.
+
+    Attributes:
+        model: The model class.
+        variants: Model name to `Variant`.
+        paper_name, paper_ids, origin_url, license: As in timm's pretrained cfg; `license` is that of the weights.
+        key_map: `(regex, replacement)` pairs, applied in order to every key of an authors' checkpoint. Our own keys must
+            pass through unchanged.
+        drop_keys: Regex of authors' keys that hold computed buffers.
+        convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
+        tiny: Constructor arguments that shrink any variant to test size.
+        first_conv: Name of the image convolution.
+        reduction: Stride of the last map.
+        interpolation: Resizing of evaluation images.
+    """
+
+    model: type[nn.Module]
+    variants: Mapping[str, Variant]
+    paper_name: str
+    paper_ids: str
+    origin_url: str
+    license: str | None
+    key_map: Sequence[tuple[str, str]] = ()
+    drop_keys: str | None = None
+    convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    first_conv: str = "stem.conv1"
+    reduction: int = 32
+    interpolation: str = "bicubic"
+
+    def pretrained_cfg(self, weights: Weights) -> dict[str, Any]:
+        """timm's pretrained cfg of `weights`."""
+        side = -(-weights.input_size // self.reduction)
+        top1 = () if weights.top1 is None else (f"published ImageNet-1K top-1: {weights.top1}",)
+        return {
+            "url": weights.url or "",
+            "hf_hub_id": weights.hf_hub_id,
+            "num_classes": weights.num_classes,
+            "input_size": (3, weights.input_size, weights.input_size),
+            "pool_size": (side, side),
+            "crop_pct": weights.crop_pct,
+            "crop_mode": weights.crop_mode,
+            "interpolation": self.interpolation,
+            "mean": weights.mean,
+            "std": weights.std,
+            "first_conv": self.first_conv,
+            "classifier": "head.fc",
+            "license": self.license,
+            "origin_url": self.origin_url,
+            "paper_name": self.paper_name,
+            "paper_ids": self.paper_ids,
+            "notes": (*top1, *weights.notes),
+        }
+
+    def convert_checkpoint(self, state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
+        """An authors' (or our own) checkpoint as a state dict of `model`."""
+        out = {}
+        for key, value in unwrap_checkpoint(state_dict).items():
+            if self.drop_keys and re.search(self.drop_keys, key):
+                continue
+            for pattern, replacement in self.key_map:
+                key = re.sub(pattern, replacement, key)
+            out[key] = value
+        return self.convert(out, model) if self.convert else out
+
+
+def unwrap_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The state dict inside a checkpoint: below its usual wrapper key, without `module.` prefixes."""
+    for key in ("state_dict", "model", "net", "state_dict_ema", "model_ema"):
+        inner = checkpoint.get(key)
+        if isinstance(inner, Mapping):
+            checkpoint = inner
+            break
+    return {key.removeprefix("module."): value for key, value in checkpoint.items()}
+
+
+def _tag_of(variant: Variant, pretrained_cfg: Any) -> str:
+    """The weights' tag that a `pretrained_cfg` argument of `timm.create_model` (tag, cfg, dict or None) names."""
+    if isinstance(pretrained_cfg, Mapping):
+        pretrained_cfg = pretrained_cfg.get("tag")
+    elif not isinstance(pretrained_cfg, str):
+        pretrained_cfg = getattr(pretrained_cfg, "tag", None)
+    return pretrained_cfg or next(iter(variant.weights))
+
+
+def _make_entry_point(name: str, family: Family, variant: Variant) -> Callable[..., nn.Module]:
+    def entry_point(pretrained: bool = False, **kwargs) -> nn.Module:
+        weights = variant.weights.get(_tag_of(variant, kwargs.get("pretrained_cfg")))
+        args = {**variant.args, **(weights.args if weights else {}), **kwargs}
+        return build_model_with_cfg(
+            family.model,
+            name,
+            pretrained,
+            pretrained_filter_fn=family.convert_checkpoint,
+            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+            **args,
+        )
+
+    entry_point.__name__ = entry_point.__qualname__ = name
+    entry_point.__module__ = _PACKAGE
+    entry_point.__doc__ = f"{name} of {family.paper_name} (arXiv {family.paper_ids.removeprefix('arXiv:')})."
+    return entry_point
+
+
+def register_family(family: Family) -> Family:
+    """Register every variant with timm, as a model of the module `backbones`.
+
+    Raises:
+        ValueError: A name is already taken, by timm or by another family.
+    """
+    package = sys.modules[_PACKAGE]
+    cfgs = package.__dict__.setdefault("default_cfgs", {})
+    for name, variant in family.variants.items():
+        if _timm_has(name):
+            raise ValueError(f"model name {name!r} is already registered with timm; choose another name")
+        cfgs.update(
+            generate_default_cfgs({f"{name}.{tag}": family.pretrained_cfg(w) for tag, w in variant.weights.items()})
+        )
+        register_model(_make_entry_point(name, family, variant))
+        _FAMILY_OF[name] = family
+    return family
+
+
+def family_of(name: str) -> Family:
+    """The family of a registered model name (with or without tag)."""
+    return _FAMILY_OF[name.split(".", 1)[0]]
+
+
+def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
+    """Names of the zoo's models.
+
+    Args:
+        filter: Wildcard, as in `timm.list_models`.
+        pretrained: List `name.tag` of every published set of weights instead.
+    """
+    return timm.list_models(filter, module=_PACKAGE, pretrained=pretrained)

@@ -1,0 +1,226 @@
+"""The skeleton every model shares: stem, stages, final norm, head, and the whole timm model contract around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from timm.layers import get_device_dtype
+from timm.models import checkpoint_seq
+from torch import nn
+
+from backbones._compat import MATCH_PREV_GROUP, feature_take_indices
+
+
+class Stage(nn.Module):
+    """`downsample` (or nothing), then `blocks`; maps `(B, C_in, H, W)` to `(B, C, H', W')`."""
+
+    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None = None) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = downsample if downsample is not None else nn.Identity()
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class Backbone(nn.Module):
+    """A backbone of stages, and everything that timm and dense predictors ask of one.
+
+    A family builds its parts and hands them over; it overrides `forward_stages` only where more than one feature map
+    crosses a stage boundary, and `_init_weights` where its paper initialises differently.
+
+    Args:
+        stem: `(B, in_chans, H, W)` to the first stage's input.
+        stages: Modules from map to map, each with `grad_checkpointing` (see `Stage`).
+        dims: Channels of each stage's output.
+        reductions: Stride of each stage's output with respect to the image.
+        norm: Final norm, applied to the last map before pooling; None where the head normalises.
+        head: A timm classifier head (`ClassifierHead`, `NormMlpClassifierHead`) or one with their interface.
+        num_classes: Classes of the head, 0 for none.
+        in_chans: Image channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        stem: nn.Module,
+        stages: Sequence[nn.Module],
+        dims: Sequence[int],
+        head: nn.Module,
+        norm: nn.Module | None = None,
+        reductions: Sequence[int] = (4, 8, 16, 32),
+        num_classes: int = 1000,
+        in_chans: int = 3,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = dims[-1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"}
+            for i, (dim, reduction) in enumerate(zip(dims, reductions))
+        ]
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.norm = norm if norm is not None else nn.Identity()
+        self.head = head
+        self.head_hidden_size = head.num_features
+        self.init_weights(needs_reset=False)
+
+    # ------------------------------------------------------------------------------------------------ initialisation
+
+    def init_weights(self, needs_reset: bool = True) -> None:
+        """Initialise all parameters as the paper does.
+
+        Args:
+            needs_reset: First call `reset_parameters` of every submodule (needed after `to_empty`).
+        """
+        for name, module in self.named_modules():
+            if module is self or any(p.is_meta for p in module.parameters(recurse=False)):
+                continue
+            if needs_reset and hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            self._init_weights(module, name)
+
+    def reset_parameters(self) -> None:
+        """Initialise all parameters, for example after construction on the meta device and `to_empty`."""
+        self.init_weights(needs_reset=True)
+
+    def init_non_persistent_buffers(self) -> None:
+        """Nothing to do: index tables and masks are cached functions of sizes, never buffers."""
+
+    def _init_weights(self, module: nn.Module, name: str) -> None:
+        """Initialise the parameters that `module` itself holds; by default, linears with truncated normal 0.02."""
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    # ------------------------------------------------------------------------------------------------- timm contract
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters of two or more dimensions that must not be decayed (position bias tables)."""
+        return {
+            name
+            for name, _ in self.named_parameters()
+            if name.rpartition(".")[2] in ("rpb", "rpb1", "rpb2", "relative_position_bias_table")
+        }
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Parameter groups for layer decay: the stem, then one group a block (a stage where `coarse`), then the head."""
+        return {
+            "stem": r"^stem",
+            "blocks": r"^stages\.(\d+)"
+            if coarse
+            else [
+                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^norm\.", MATCH_PREV_GROUP),
+            ],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block's activations in the backward pass instead of keeping them."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
+        """Replace the classifier.
+
+        Args:
+            num_classes: New number of classes; 0 removes the classifier.
+            global_pool: New pooling, "" for none; unchanged if None.
+            reset_other: Also remove the head's other layers (norm, hidden layer).
+        """
+        self.num_classes = num_classes
+        self.head.reset(
+            num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, **get_device_dtype(self)
+        )
+        self.head_hidden_size = self.head.num_features
+
+    # ------------------------------------------------------------------------------------------------------- forward
+
+    def forward_stages(self, x: torch.Tensor, count: int | None = None) -> list[torch.Tensor]:
+        """Outputs of the first `count` stages (all if None), each `(B, C_i, H / r_i, W / r_i)`, before the final norm."""
+        outputs = []
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for stage in self.stages[:count]:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, in_chans, H, W)` image batch to the last map, normed, unpooled."""
+        return self.norm(self.forward_stages(x)[-1])
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Unpooled features to logits, or to the vector before the classifier where `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Stage outputs, in timm's interface.
+
+        Args:
+            x: `(B, in_chans, H, W)`.
+            indices: Stages to return: the last n if an int, all if None.
+            norm: Pass the last stage's output through the final norm.
+            stop_early: Run no stage after the last one asked for.
+            output_fmt: "NCHW" or "NHWC".
+            intermediates_only: Return the list alone.
+
+        Returns:
+            The list of maps, or `(final features, list)`.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f'output_fmt must be "NCHW" or "NHWC", not {output_fmt!r}')
+        take, last = feature_take_indices(len(self.stages), indices)
+        outputs = self.forward_stages(x, last + 1 if stop_early or intermediates_only else None)
+        final = outputs[-1]
+        if len(outputs) == len(self.stages):
+            final = self.norm(final)
+        maps = [final if norm and i == len(self.stages) - 1 else outputs[i] for i in take]
+        if output_fmt == "NHWC":
+            maps = [m.permute(0, 2, 3, 1) for m in maps]
+        return maps if intermediates_only else (final, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the stages after the last one in `indices`, and optionally the norm and the head; returns the indices."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        shortened = last < len(self.stages) - 1
+        if prune_norm or shortened:
+            self.norm = nn.Identity()
+        if shortened:
+            self._truncate(last + 1)
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_head or shortened:
+            self.reset_classifier(0, "", reset_other=True)
+        return take
+
+    def _truncate(self, count: int) -> None:
+        """Keep the first `count` stages."""
+        self.stages = self.stages[:count]
