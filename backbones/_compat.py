@@ -11,5 +11,5 @@ __all__ = ["MATCH_PREV_GROUP", "feature_take_indices", "is_plain_eager"]
 
 
 def is_plain_eager() -> bool:
-    """True when tensors made now are ordinary ones: no compilation, export, trace or dispatch mode (fake tensors) is active."""
+    """True when tensors made now are ordinary: no compilation, export, trace or dispatch mode (fake tensors) is on."""
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None)

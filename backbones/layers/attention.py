@@ -12,9 +12,9 @@ from backbones.layers.neighborhood import neighborhood_attention
 
 @register_notrace_module
 class NeighborhoodAttention2d(nn.Module):
-    """Multi-head neighborhood attention, optionally dilated (NAT, arXiv 2204.07143, section 3.1; DiNAT, 2209.15001).
+    """Neighborhood attention, optionally dilated (NAT, arXiv 2204.07143, section 3.1; DiNAT, 2209.15001).
 
-    Every query attends to the K x K nearest positions of its own dilation group; windows are shifted inwards at borders.
+    Every query attends to the K x K nearest positions of its dilation group; windows are shifted inwards at borders.
     Where a side is shorter than K * dilation the input is zero-padded right and bottom before the projection, without a
     mask, as the published models were trained.
 

@@ -24,7 +24,7 @@ class LayerNorm2d(nn.LayerNorm):
 class GlobalResponseNorm(nn.Module):
     """Global response normalisation with its residual (ConvNeXt V2, arXiv 2301.00808, section 3).
 
-    `y = x * (gamma * N + 1) + beta`, where `N` is the L2 norm of each channel over H, W divided by its mean over channels.
+    `y = x * (gamma * N + 1) + beta`, where `N` is the L2 norm of each channel over H, W over its mean over channels.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6, device=None, dtype=None) -> None:
@@ -45,7 +45,7 @@ class GlobalResponseNorm(nn.Module):
 
 
 class ChannelAffine(nn.Module):
-    """Layer scale with a bias on `(B, C, H, W)` maps: `y = weight[c] * x + bias[c]`; `weight` is stored as `(C, 1, 1, 1)`."""
+    """Layer scale with a bias on `(B, C, H, W)` maps: `y = weight[c] * x + bias[c]`; `weight` is `(C, 1, 1, 1)`."""
 
     def __init__(self, dim: int, init_value: float = 1.0, device=None, dtype=None) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class RelativePositionBias2d(nn.Module):
         self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
 
     def forward(self, p: int, q: int) -> torch.Tensor:
-        """Bias `(heads, P * Q, P * Q)` (query, key) of a P x Q window; the table is resized if it is of another size."""
+        """Bias `(heads, P * Q, P * Q)`, query by key, of a P x Q window; a table of another size is resized."""
         table = resize_bias_table(self.relative_position_bias_table, (p, q))
         heads = table.shape[0]
         bias = table.index_select(1, _offsets(p, table.device)).index_select(2, _offsets(q, table.device))

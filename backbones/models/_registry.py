@@ -65,9 +65,10 @@ class Family:
         model: The model class.
         variants: Model name to `Variant`.
         paper_name, paper_ids, origin_url, license: As in timm's pretrained cfg; `license` is that of the weights.
-        key_map: `(regex, replacement)` pairs, applied in order to every key of an authors' checkpoint. Our own keys must
-            pass through unchanged.
+        key_map: `(regex, replacement)` pairs, applied in order to every key of an authors' checkpoint. Our own keys
+            must pass through unchanged.
         drop_keys: Regex of authors' keys that hold computed buffers.
+        dense_norm: Regex of the output norms in the authors' dense checkpoints; group 1 is the output's index.
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
         first_conv: Name of the image convolution.
@@ -83,6 +84,7 @@ class Family:
     license: str | None
     key_map: Sequence[tuple[str, str]] = ()
     drop_keys: str | None = None
+    dense_norm: str | None = None
     convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
     first_conv: str = "stem.conv1"

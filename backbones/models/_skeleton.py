@@ -114,7 +114,7 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Parameter groups for layer decay: the stem, then one group a block (a stage where `coarse`), then the head."""
+        """Parameter groups for layer decay: stem, one group a block (a stage where `coarse`), head."""
         return {
             "stem": r"^stem",
             "blocks": r"^stages\.(\d+)"
@@ -153,13 +153,17 @@ class Backbone(nn.Module):
     # ------------------------------------------------------------------------------------------------------- forward
 
     def forward_stages(self, x: torch.Tensor, count: int | None = None) -> list[torch.Tensor]:
-        """Outputs of the first `count` stages (all if None), each `(B, C_i, H / r_i, W / r_i)`, before the final norm."""
+        """Outputs of the first `count` stages (all if None), each `(B, C_i, H / r_i, W / r_i)`, not normed."""
         outputs = []
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for stage in self.stages[:count]:
             x = stage(x)
             outputs.append(x)
         return outputs
+
+    def forward_dense(self, x: torch.Tensor, norms: Sequence[nn.Module]) -> list[torch.Tensor]:
+        """Outputs of the first `len(norms)` stages for dense prediction, each through its own output norm."""
+        return [norm(output) for norm, output in zip(norms, self.forward_stages(x, len(norms)))]
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, in_chans, H, W)` image batch to the last map, normed, unpooled."""
@@ -209,7 +213,7 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the stages after the last one in `indices`, and optionally the norm and the head; returns the indices."""
+        """Remove the stages after the last one in `indices`, and optionally norm and head; returns the indices."""
         take, last = feature_take_indices(len(self.stages), indices)
         shortened = last < len(self.stages) - 1
         if prune_norm or shortened:

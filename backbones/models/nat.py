@@ -1,7 +1,7 @@
 """NAT and DiNAT: neighborhood attention transformers.
 
-- NAT (Hassani et al., CVPR 2023, arXiv 2204.07143): every pixel attends to the K x K pixels nearest to it; windows slide,
-  and are shifted inwards at borders, never padded. A convolutional tokenizer and convolutional downsamplers.
+- NAT (Hassani et al., CVPR 2023, arXiv 2204.07143): every pixel attends to the K x K pixels nearest to it; windows
+  slide, and are shifted inwards at borders, never padded. A convolutional tokenizer and convolutional downsamplers.
 - DiNAT (Hassani and Shi, arXiv 2209.15001): alternates NAT's attention with the same attention over a dilated grid.
 - DiNAT_s: Swin's layout (patch embedding and patch merging) with both window attentions replaced.
 - Isotropic NAT and DiNAT, and their global-attention baseline ViT-rpb: one 14 x 14 map throughout.
@@ -28,7 +28,7 @@ from backbones.models._skeleton import Backbone, Stage
 
 HEAD_DIM = 32
 
-# Dilations of each stage, cycled over its blocks. The largest of a stage is floor(map side / kernel) at the resolution named.
+# Dilations of each stage, cycled over its blocks; the largest is floor(map side / kernel) at the resolution named.
 DILATIONS: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": ((1,), (1,), (1,), (1,)),
     "224": ((1, 8, 1), (1, 4), (1, 2), (1,)),
@@ -202,6 +202,7 @@ _COMMON = {
     "model": NAT,
     "origin_url": "https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
     "license": "mit",
+    "dense_norm": r"^norm(\d)\.",
 }
 _DINAT_PAPER = {"paper_name": "Dilated Neighborhood Attention Transformer", "paper_ids": "arXiv:2209.15001"}
 
