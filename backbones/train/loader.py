@@ -1,7 +1,7 @@
 """Loaders whose batches depend on (seed, epoch, step) only: not on workers, processes or where a run was resumed.
 
-The order of an epoch is one permutation seeded by (seed, epoch). A global batch is a slice of it, cut into one shard for
-every process and accumulation step, and each sample is augmented under its own seed (seed, epoch, index, repeat). So a
+The order of an epoch is one permutation seeded by (seed, epoch). A global batch is a slice of it, cut into one shard
+for every process and accumulation step; each sample is augmented under its own seed (seed, epoch, index, repeat). So a
 run can start at any step of any epoch, on any number of processes, and sees exactly the same images.
 """
 

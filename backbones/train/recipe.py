@@ -1,0 +1,220 @@
+"""Recipes: YAML files of options, resolved with flags and ``key=value`` into one flat set of values.
+
+A recipe file holds ``common:`` (options for all its models), ``models:`` (options by model name) and ``variants:``
+(further options by name, e.g. a fine-tuning stage; each with a ``common:`` and ``models:`` of its own). The recipe
+"nat" is ``configs/imagenet/nat.yaml``, "nat:name" the variant in it. A flat file of options, such as the
+``recipe.yaml`` of a run, works too.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from backbones.train.options import OPTIONS, build_parser
+
+#: Keys of a run's recipe.yaml that describe the outcome of resolving (for validate and predict), not options.
+DERIVED = ("class_names", "recipe", "world_size", "global_batch", "resolved_lr", "versions", "command")
+
+
+class RecipeError(ValueError):
+    """A recipe or an option is wrong; the message names it and the nearest right one."""
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """ " did you mean …?" with the closest of ``words``, or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def configs_dir() -> Path:
+    """The folder of recipes: ``configs/`` of a clone, else the copy that an installation carries.
+
+    Raises:
+        RecipeError: When neither is there.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "configs", package / "configs"):
+        if (folder / "imagenet").is_dir():
+            return folder
+    raise RecipeError(f"No recipes found beside {package}: reinstall the package or give --recipe a file.")
+
+
+def list_recipes() -> dict[str, Path]:
+    """Recipe names and files."""
+    root = configs_dir()
+    return {path.stem: path for path in [*sorted(root.glob("*.yaml")), *sorted((root / "imagenet").glob("*.yaml"))]}
+
+
+def load_recipe(name: str) -> tuple[dict[str, Any], str | None]:
+    """Content of a recipe file and the variant asked for.
+
+    Args:
+        name: A file or a name of :func:`list_recipes`, with ``:variant`` if wanted.
+
+    Raises:
+        RecipeError: For an unknown name, bad YAML, or an unknown variant.
+    """
+    path, _, variant = (name, "", "") if Path(name).is_file() else name.rpartition(":")
+    if not path:
+        path, variant = variant, ""
+    file = Path(path)
+    if not file.is_file():
+        known = list_recipes()
+        if path not in known:
+            raise RecipeError(
+                f"No recipe {path!r}: it is neither a file nor one of {', '.join(known)}.{nearest(path, known)}"
+            )
+        file = known[path]
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{file} must hold a mapping of options.")
+    if variant and variant not in content.get("variants", {}):
+        known_variants = ", ".join(content.get("variants", {})) or "none"
+        raise RecipeError(f"{file} has no variant {variant!r}; it has: {known_variants}.")
+    return content, variant or None
+
+
+def layers_of(content: dict[str, Any], model: str | None, variant: str | None, name: str) -> list[tuple[str, dict]]:
+    """The parts of a recipe that apply to a model, weakest first, each with a name for messages."""
+    if not {"common", "models", "variants", "default_model"} & content.keys():
+        return [(name, {key: value for key, value in content.items() if key not in DERIVED})]
+    _known(content, ("common", "models", "variants", "default_model"), name)
+    parts = [(name, content)]
+    if variant:
+        part = content["variants"][variant]
+        _known(part, ("common", "models"), f"{name}:{variant}")
+        parts.append((f"{name}:{variant}", part))
+    default = content.get("default_model")
+    model = model or default
+    if model is None:
+        listed = list(dict.fromkeys(m for _, part in parts for m in part.get("models") or {}))
+        raise RecipeError(f"Recipe {name} is for several models: give --model, one of {', '.join(listed)}.")
+    layers: list[tuple[str, dict]] = [(name, {"model": model})]
+    base = model.partition(".")[0]
+    for where, part in parts:
+        layers.append((where, part.get("common") or {}))
+        models = part.get("models") or {}
+        entry = models.get(model, models.get(base))
+        if entry:
+            layers.append((f"{where} ({model})", entry))
+    return layers
+
+
+def _known(keys: Iterable[str], allowed: Sequence[str], where: str) -> None:
+    for key in keys:
+        if key not in allowed:
+            raise RecipeError(f"{where}: unknown key {key!r}.{nearest(key, allowed)}")
+
+
+def apply_layer(values: dict[str, Any], layer: dict[str, Any], where: str) -> None:
+    """Sets the layer's values (dotted keys reach into mappings), checked against the options.
+
+    Raises:
+        RecipeError: For an unknown key, naming the nearest, or a value of the wrong type.
+    """
+    if layer.get("lr_base") is not None and "lr" not in layer:
+        values["lr"] = None  # the stronger layer decides which of the two forms counts
+    for key, value in layer.items():
+        name, _, inner = key.replace("-", "_").partition(".")
+        if name not in OPTIONS:
+            raise RecipeError(f"{where}: unknown key {key!r}.{nearest(name, OPTIONS)}")
+        option = OPTIONS[name]
+        if inner:
+            if option.kind != "dict":
+                raise RecipeError(f"{where}: {name} is a single value, so {key!r} means nothing.")
+            values[name] = {**(values[name] or {}), inner: value}
+            continue
+        try:
+            value = option.check(value, where)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+        if option.kind == "dict" and value and where == "command line":
+            value = {**(values[name] or {}), **value}
+        values[name] = value
+
+
+def parse_command_line(argv: Sequence[str], prog: str = "backbones-train") -> tuple[str | None, dict[str, Any]]:
+    """The recipe's name, if any, and what was given by flag or ``key=value``.
+
+    Raises:
+        RecipeError: For an unknown flag or key, naming the nearest.
+    """
+    parser = build_parser(prog)
+    args, extra = parser.parse_known_args(argv)
+    given = vars(args)
+    recipe, words = given.pop("recipe"), given.pop("overrides") + extra
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    for word in words:
+        if word.startswith("-"):
+            key = word.partition("=")[0]
+            raise RecipeError(f"Unknown flag {key}.{nearest(key.replace('_', '-'), flags)}")
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign:
+            raise RecipeError(f"Cannot read {word!r}: overrides have the form key=value.")
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            given[key] = value
+    return recipe, given
+
+
+def resolve(
+    recipe: str | None = None, given: dict[str, Any] | None = None, stored: dict[str, Any] | None = None
+) -> SimpleNamespace:
+    """All options: built-in defaults, then the recipe, then what was given.
+
+    Args:
+        recipe: Name or file. None on the embedded digits means the demo recipe.
+        given: Values from the command line; a value of None is one that was given.
+        stored: Values of a resumed run, which take the recipe's place.
+
+    Raises:
+        RecipeError: See :func:`apply_layer`.
+    """
+    given = dict(given or {})
+    values = {option.name: copy.deepcopy(option.default) for option in OPTIONS.values()}
+    if stored is not None:
+        layers = [("stored recipe", {key: value for key, value in stored.items() if key in OPTIONS})]
+        recipe = stored.get("recipe")
+    else:
+        if recipe is None and not any(given.get(key) for key in ("data", "dataset", "data_dir")):
+            recipe = "demo"
+        layers = []
+        if recipe is not None:
+            content, variant = load_recipe(recipe)
+            layers = layers_of(content, given.get("model"), variant, recipe)
+    for where, layer in [*layers, ("command line", given)]:
+        apply_layer(values, layer, where)
+    return SimpleNamespace(**values, recipe=recipe)
+
+
+def resolve_lr(options: SimpleNamespace, global_batch: int) -> tuple[float, str]:
+    """The learning rate for a global batch, and a sentence that says how it came about."""
+    if options.lr is not None:
+        return options.lr, f"learning rate {options.lr:g} as given (global batch {global_batch})"
+    ratio = global_batch / options.lr_base_size
+    scale = ratio**0.5 if options.lr_base_scale == "sqrt" else ratio
+    lr = options.lr_base * scale
+    root = "sqrt" if options.lr_base_scale == "sqrt" else ""
+    how = f"{options.lr_base:g} x {root}({global_batch}/{options.lr_base_size})"
+    return lr, f"learning rate {lr:g} = {how}, {options.lr_base_scale} scaling to the global batch {global_batch}"
+
+
+def write_yaml(path: str | os.PathLike, values: dict[str, Any]) -> None:
+    """Writes a flat mapping aside, then renames it into place."""
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+    os.replace(aside, path)
