@@ -69,6 +69,7 @@ class Family:
             must pass through unchanged.
         drop_keys: Regex of authors' keys that hold computed buffers.
         dense_norm: Regex of the output norms in the authors' dense checkpoints; group 1 is the output's index.
+        dense_norm_eps: Epsilon of those norms.
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
         first_conv: Name of the image convolution.
@@ -85,6 +86,7 @@ class Family:
     key_map: Sequence[tuple[str, str]] = ()
     drop_keys: str | None = None
     dense_norm: str | None = None
+    dense_norm_eps: float = 1e-5
     convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
     first_conv: str = "stem.conv1"

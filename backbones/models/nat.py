@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from timm.layers import ClassifierHead, calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
-from backbones.layers.attention import NeighborhoodAttention2d
+from backbones.layers.attention import GlobalAttention2d, NeighborhoodAttention2d
 from backbones.layers.block import MixerBlock
 from backbones.layers.norm import LayerNorm2d
 from backbones.models._registry import Family, Variant, Weights, register_family
@@ -114,7 +114,7 @@ class NAT(Backbone):
         dims: Channels of the four stages; multiples of 32, the width of a head.
         depths: Blocks of the four stages.
         layout: "conv" (NAT, DiNAT), "patch" (DiNAT_s) or "isotropic" (one map at stride 16, `dims` all equal).
-        kernel_size: Window side, odd.
+        kernel_size: Window side, odd; None for global attention with the bias table of a 14 x 14 map.
         dilations: Dilation of every block, stage by stage, or the name of a published setting in `DILATIONS`.
         mlp_ratio: Hidden width of the MLPs over the channels.
         layer_scale: Initial value of the layer scale, None for none.
@@ -133,7 +133,7 @@ class NAT(Backbone):
         dims: Sequence[int] = (64, 128, 256, 512),
         depths: Sequence[int] = (3, 4, 6, 5),
         layout: str = "conv",
-        kernel_size: int = 7,
+        kernel_size: int | None = 7,
         dilations: str | Sequence[Sequence[int]] = "none",
         mlp_ratio: float = 3.0,
         layer_scale: float | None = None,
@@ -151,13 +151,19 @@ class NAT(Backbone):
             stem, downsample = PatchEmbed(in_chans, dims[0], 16, **dd), None
         else:
             raise ValueError(f'layout must be "conv", "patch" or "isotropic", not {layout!r}')
+
+        def attention(dim: int, dilation: int) -> nn.Module:
+            if kernel_size is None:
+                return GlobalAttention2d(dim, dim // HEAD_DIM, map_size=(14, 14), **dd)
+            return NeighborhoodAttention2d(dim, dim // HEAD_DIM, kernel_size, dilation, **dd)
+
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         stages = []
         for i, stage_dilations in enumerate(resolve_dilations(dilations, depths)):
             blocks = [
                 MixerBlock(
                     dims[i],
-                    NeighborhoodAttention2d(dims[i], dims[i] // HEAD_DIM, kernel_size, dilation, **dd),
+                    attention(dims[i], dilation),
                     mlp_ratio=mlp_ratio,
                     layer_scale=layer_scale,
                     drop_path=rate,
@@ -256,6 +262,14 @@ def _block_of_layer(match: re.Match) -> str:
     """The isotropic models' 12 layers are our four stages of three."""
     layer = int(match[1])
     return f"stages.{layer // 3}.blocks.{layer % 3}."
+
+
+def _convert_isotropic(state_dict: dict[str, torch.Tensor], model: NAT) -> dict[str, torch.Tensor]:
+    """Global attention keeps its table in a module of its own."""
+    table = "attn.rel_pos.relative_position_bias_table"
+    if f"stages.0.blocks.0.{table}" not in model.state_dict():
+        return state_dict
+    return {re.sub(r"attn\.rpb$", table, key): value for key, value in state_dict.items()}
 
 
 _ODD_LAYERS_2 = ((1, 2, 1), (2, 1, 2), (1, 2, 1), (2, 1, 2))
@@ -363,6 +377,7 @@ register_family(
         **_COMMON,
         **_DINAT_PAPER,
         key_map=(*_KEYS, (r"^layers\.(\d+)\.", _block_of_layer)),
+        convert=_convert_isotropic,
         drop_keys=r"\.relative_position_index$",
         reduction=16,
         tiny={"dims": (32,) * 4, "depths": (1,) * 4, "dilations": "none"},
@@ -371,6 +386,8 @@ register_family(
             "nat_isotropic_b": _isotropic("nat_isotropic_base", 768, 81.6),
             "dinat_isotropic_s": _isotropic("dinat_isotropic_small", 384, 80.8, dilations=_ODD_LAYERS_2),
             "dinat_isotropic_b": _isotropic("dinat_isotropic_base", 768, 82.1, dilations=_ODD_LAYERS_2),
+            "vitrpb_s": _isotropic("vitrpb_small", 384, 81.2, kernel_size=None),
+            "vitrpb_b": _isotropic("vitrpb_base", 768, 82.5, kernel_size=None),
         },
     )
 )
