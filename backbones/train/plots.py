@@ -370,7 +370,7 @@ def plot_sheet(items: Sequence[SheetItem], path: str | Path, title: str = "", co
         figure.text(
             (left + cell) / width,
             (bottom - 0.17) / height,
-            f"{100 * item.probability:.0f} %",
+            f"{100 * item.probability:.0f} %" if item.probability >= 0.005 else "<1 %",
             fontsize=8,
             color=MUTED,
             va="center",

@@ -1,0 +1,137 @@
+"""Command line that says what is on images: top-k classes as text, csv or json, and a contact sheet."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from timm.data import create_transform
+
+from backbones.train.cli_common import (
+    add_model_arguments,
+    check_arguments,
+    guarded,
+    load,
+    make_forward,
+    messages,
+    pick_device,
+    say,
+    title_of,
+    warn,
+)
+from backbones.train.data import DataError
+from backbones.train.evaluate import write_text
+from backbones.train.loader import EvalLoader
+from backbones.train.modelio import describe_classes
+from backbones.train.predict import (
+    HeldOutDigits,
+    ImageFiles,
+    find_images,
+    predict,
+    read_class_map,
+    true_class,
+    write_predictions,
+    write_sheet,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of predict."""
+    parser = argparse.ArgumentParser(
+        prog="backbones-predict",
+        description="Say what is on images. Folders named for classes tell right from wrong.",
+        epilog="Example: predict --model runs/nat_m photos/ 'more/**/*.jpg' --topk 3 --sheet sheet.png",
+    )
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image files, folders (searched through), or globs")
+    parser.add_argument(
+        "-m", "--model", required=True, help="model name (with or without tag), run folder, or checkpoint"
+    )
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights for a model given by name")
+    parser.add_argument(
+        "--digits", type=int, metavar="N", help="predict N held-out handwritten digits instead of files"
+    )
+    group = parser.add_argument_group("results")
+    group.add_argument("--topk", type=int, default=5, metavar="N", help="classes to say of each image (default: 5)")
+    group.add_argument("--class-map", metavar="FILE", help="class names: one a line, or JSON")
+    group.add_argument("--output-type", choices=("text", "csv", "json"), help="default: as the suffix of --output says")
+    group.add_argument("-o", "--output", metavar="FILE", help="write there instead of to the terminal")
+    group.add_argument("--sheet", metavar="FILE.png", help="picture of the images with what was said of them")
+    group.add_argument("--sheet-limit", type=int, default=60, metavar="N", help="pictures on it (default: 60)")
+    add_model_arguments(parser)
+    return parser
+
+
+def _output_type(args: argparse.Namespace) -> str:
+    if args.output_type:
+        return args.output_type
+    suffix = (args.output or "").rpartition(".")[2].lower()
+    return suffix if suffix in ("csv", "json") else "text"
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Predicts all images; exit code 1 when none could be read."""
+    args = build_parser().parse_args(argv)
+    check_arguments(args)
+    if bool(args.inputs) == (args.digits is not None):
+        both = "Give either images or --digits, not both."
+        raise DataError(both if args.inputs else "Nothing to predict: name images, folders or globs, or --digits N.")
+    files = find_images(args.inputs) if args.inputs else []
+    device = pick_device(args.device)
+    loaded = load(args, args.model, args.checkpoint, say)
+    config = loaded.data_config
+    outputs = loaded.model.num_classes
+    names = describe_classes(loaded.class_names, outputs)
+    if args.class_map:
+        names = read_class_map(args.class_map, outputs)
+    source: HeldOutDigits | ImageFiles
+    if args.digits is not None:
+        source = HeldOutDigits(args.digits, config["input_size"][0])
+        truths: list[str | None] = list(source.truths) if set(source.truths) <= set(names) else [None] * len(source)
+    else:
+        source = ImageFiles(files, config["input_size"][0])
+        truths = [true_class(file, loaded.class_names, names) for file in files]
+    workers = args.workers if len(source) > 200 else 0  # starting processes costs more than reading a few images
+    transform = create_transform(**config, is_training=False)
+    loader = EvalLoader(source, transform, min(args.batch_size, len(source)), workers=workers)
+    forward = make_forward(args, loaded, device)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
+        task = bar.add_task("predicting", total=len(source))
+        predictions, unreadable = predict(
+            forward, loader, source, names, args.topk, truths, lambda count: bar.advance(task, count)
+        )
+    if unreadable:
+        warn(f"{len(unreadable)} of {len(source)} images could not be read:")
+        for name in unreadable:
+            warn(f"  {name}")
+    if not predictions:
+        messages.print("error: None of the images could be read.", style="bold red", markup=False)
+        return 1
+    out = io.StringIO()
+    write_predictions(predictions, _output_type(args), out)
+    if args.output:
+        say(f"wrote {write_text(args.output, out.getvalue())}")
+    else:
+        sys.stdout.write(out.getvalue())
+        sys.stdout.flush()
+    known = [p for p in predictions if p.truth is not None]
+    if known:
+        right = sum(p.truth == p.names[0] for p in known)
+        say(f"{right} of {len(known)} right ({100 * right / len(known):.2f} %)")
+    if args.sheet:
+        title = f"{title_of(args.model)} on {'held-out digits' if args.digits is not None else 'your images'}"
+        path, shown = write_sheet(predictions, source, args.sheet, title, args.sheet_limit)
+        say(f"wrote {path}" + (f" (the first {shown} of {len(predictions)})" if shown < len(predictions) else ""))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `backbones-predict`; returns the exit code."""
+    return guarded(run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,279 @@
+"""Command line that measures one or several models on labelled images and prints one table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from timm.data import create_transform
+
+from backbones.train.cli_common import (
+    add_model_arguments,
+    check_arguments,
+    console,
+    guarded,
+    load,
+    make_forward,
+    messages,
+    numbered,
+    pick_device,
+    say,
+    title_of,
+    warn,
+)
+from backbones.train.data import DataError, StreamSource, build_dataset, data_name
+from backbones.train.evaluate import Evaluation, evaluate, match_classes, open_real_labels, write_json
+from backbones.train.loader import EvalLoader
+from backbones.train.modelio import LoadedModel, ModelError, describe_classes, recipe_of
+from backbones.train.report import write_csv
+
+_SHOWN_CLASSES = 20
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of validate."""
+    parser = argparse.ArgumentParser(
+        prog="backbones-validate",
+        description="Measure models on labelled images: top-1, top-5, loss, per class, confusion and speed.",
+        epilog="Example: validate runs/nat_m maxvit_t --data imagenet --results-file results",
+    )
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help="model name (with or without tag), run folder, or checkpoint in one"
+    )
+    parser.add_argument("-m", "--model", nargs="+", default=[], metavar="MODEL", help="the same, as a flag")
+    parser.add_argument(
+        "--checkpoint", nargs="+", default=[], metavar="FILE", help="weights: one file, or one for each model"
+    )
+    group = parser.add_argument_group("data (default: that of the run; else scikit-learn's handwritten digits)")
+    group.add_argument(
+        "--data", metavar="DIR", help="folder with val/<class>/..., or a timm scheme (wds/..., hfds/...)"
+    )
+    group.add_argument("--data-dir", metavar="DIR", help="the same folder, or the root of the scheme's data")
+    group.add_argument("-d", "--dataset", metavar="NAME", help="timm dataset name; the same as a scheme in --data")
+    group.add_argument("--split", metavar="NAME", help="split to measure on (default: val)")
+    group.add_argument("--class-map", metavar="FILE", help="file that maps class names to labels")
+    group.add_argument("--num-samples", type=int, metavar="N", help="images of a streamed split that does not say")
+    group.add_argument("--dataset-download", action="store_true", help="let torch/ and tfds/ data download itself")
+    group.add_argument("--input-key", metavar="KEY", help="key of the images in hfds/ and wds/ data")
+    group.add_argument("--target-key", metavar="KEY", help="key of the labels in hfds/ and wds/ data")
+    group.add_argument("--max-unreadable", type=int, default=50, metavar="N", help="unreadable images to tolerate")
+    group.add_argument("--unreadable-log", metavar="FILE", help="name unreadable images in this file")
+    group.add_argument("--real-labels", metavar="FILE", help="ImageNet-ReaL labels (real.json) for the val images")
+    group = parser.add_argument_group("results")
+    group.add_argument(
+        "--results-file", metavar="FILE", help="the table as FILE.csv or FILE.json; without a suffix, both"
+    )
+    group.add_argument("--per-class", metavar="FILE.csv", help="precision, recall, F1 and support of every class")
+    group.add_argument("--confusion", metavar="FILE.png", help="picture of the confusion matrix")
+    add_model_arguments(parser)
+    return parser
+
+
+def open_data(args: argparse.Namespace, recipe: dict[str, Any], in_chans: int):
+    """The labelled images: what the flags say, else what the run validated on, else the digits.
+
+    Returns:
+        The dataset and its short name.
+    """
+    given = any((args.data, args.data_dir, args.dataset))
+    data, root, name = (getattr(args, k) if given else recipe.get(k) for k in ("data", "data_dir", "dataset"))
+    if name and data and not root:
+        root = data
+    data = name or data or root
+    keys = {key: getattr(args, key) or recipe.get(key) for key in ("class_map", "input_key", "target_key")}
+    dataset = build_dataset(
+        data,
+        args.split or recipe.get("val_split") or "val",
+        in_chans=in_chans,
+        data_dir=root,
+        num_samples=args.num_samples or recipe.get("val_num_samples"),
+        download=args.dataset_download or None,
+        **keys,
+    )
+    dataset.unreadable.limit = args.max_unreadable
+    dataset.unreadable.log = Path(args.unreadable_log) if args.unreadable_log else None
+    return dataset, data_name(data)
+
+
+def measure(
+    args: argparse.Namespace, spec: str, checkpoint: str | None
+) -> tuple[dict[str, Any], Evaluation, list[str]]:
+    """Loads one model and measures it.
+
+    Returns:
+        Its row of the table, the evaluation, and the names of the classes in the data's order.
+    """
+    device = pick_device(args.device)
+    loaded = load(args, spec, checkpoint, say)
+    config = loaded.data_config
+    dataset, data = open_data(args, recipe_of(spec), config["input_size"][0])
+    outputs, note = match_classes(dataset.class_names, loaded.class_names, loaded.model.num_classes, data)
+    if note:
+        warn(f"{spec}: {note}")
+    real = None
+    if args.real_labels:
+        if isinstance(dataset, StreamSource) or outputs is not None:
+            raise DataError("ReaL labels need the ImageNet validation set as a folder, with all its classes in order.")
+        real = open_real_labels(args.real_labels, [dataset.filename(i) for i in range(len(dataset))])
+    workers = args.workers if len(dataset) > 2000 else 0  # starting processes costs more than reading a few images
+    loader = EvalLoader(
+        dataset,
+        create_transform(**config, is_training=False),
+        args.batch_size,
+        workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    forward = make_forward(args, loaded, device)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
+        task = bar.add_task(spec, total=len(dataset))
+        result = evaluate(forward, loader, outputs=outputs, real=real, progress=lambda n: bar.advance(task, n))
+    if result.unreadable:
+        warn(f"{result.unreadable} of {len(dataset)} images could not be read and were left out.")
+    names = dataset.class_names or loaded.class_names
+    names = describe_classes(names, result.num_classes)
+    return make_row(args, spec, loaded, data, result, device.type), result, names
+
+
+def make_row(
+    args: argparse.Namespace, spec: str, loaded: LoadedModel, data: str, result: Evaluation, device: str
+) -> dict[str, Any]:
+    """A row of the results files."""
+    config, report = loaded.data_config, loaded.report
+    row: dict[str, Any] = {
+        "model": spec,
+        "data": data,
+        "img_size": config["input_size"][-1],
+        "crop_pct": config["crop_pct"],
+        "params_m": round(sum(p.numel() for p in loaded.model.parameters()) / 1e6, 3),
+        "classes": result.num_classes,
+        "images": result.images,
+        "unreadable": result.unreadable,
+        "top1": round(result.top1, 4),
+        "top5": None if result.top5 is None else round(result.top5, 4),
+        "loss": round(result.loss, 6),
+    }
+    if result.real_top1 is not None:
+        row.update(real_top1=round(result.real_top1, 4), real_top5=round(result.real_top5, 4))
+    row.update(
+        img_per_s=round(result.images_per_second, 2),
+        seconds=round(result.seconds, 3),
+        batch_size=result.piece or args.batch_size,
+        device=device,
+        amp_dtype=args.amp_dtype if args.amp else None,
+        tta=args.tta,
+        reparam=args.reparam,
+        checkpoint=report.source if report is not None else None,
+        sha256=report.sha256 if report is not None else None,
+    )
+    return row
+
+
+_COLUMNS = (
+    ("model", "model", "{}"),
+    ("data", "data", "{}"),
+    ("img_size", "size", "{}"),
+    ("params_m", "params (M)", "{:.2f}"),
+    ("images", "images", "{:,}"),
+    ("top1", "top-1 (%)", "{:.2f}"),
+    ("top5", "top-5 (%)", "{:.2f}"),
+    ("real_top1", "ReaL top-1 (%)", "{:.2f}"),
+    ("real_top5", "ReaL top-5 (%)", "{:.2f}"),
+    ("loss", "loss", "{:.4f}"),
+    ("img_per_s", "img/s", "{:,.1f}"),
+)
+
+
+def result_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The table for the terminal; columns that no row fills are left out."""
+    table = Table(header_style="bold")
+    columns = [column for column in _COLUMNS if any(row.get(column[0]) is not None for row in rows)]
+    for key, title, _ in columns:
+        table.add_column(title, justify="left" if key in ("model", "data") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*("-" if row.get(key) is None else form.format(row[key]) for key, _, form in columns))
+    return table
+
+
+def class_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """Per-class figures for the terminal: all of a few classes, the worst of many."""
+    shown = list(rows)
+    if len(rows) > _SHOWN_CLASSES:
+        shown = sorted((row for row in rows if row["support"]), key=lambda row: row["f1"])[:_SHOWN_CLASSES]
+        title += f": the {len(shown)} of {len(rows)} classes with the lowest F1"
+    table = Table(title=title, header_style="bold", title_justify="left")
+    table.add_column("class", overflow="fold")
+    for name in ("precision (%)", "recall (%)", "F1 (%)", "support"):
+        table.add_column(name, justify="right")
+    for row in shown:
+        figures = (f"{row[key]:.2f}" for key in ("precision", "recall", "f1"))
+        table.add_row(row["class"], *figures, f"{row['support']:,}")
+    return table
+
+
+def write_results(path: str, rows: Sequence[dict[str, Any]]) -> list[Path]:
+    """The table as csv, json or, without a suffix, both; each file appears whole."""
+    target = Path(path)
+    known = target.suffix.lower() in (".csv", ".json")
+    files = [target] if known else [Path(f"{path}.csv"), Path(f"{path}.json")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (write_json if file.suffix.lower() == ".json" else write_csv)(file, rows)
+    return files
+
+
+def run(argv: Sequence[str] | None) -> int:
+    """Measures every model; one that fails is named, and the others go on."""
+    args = build_parser().parse_args(argv)
+    check_arguments(args)
+    specs = [*args.models, *args.model]
+    if not specs:
+        raise ModelError("Name at least one model: a name such as nat_m, the folder of a run, or a checkpoint in one.")
+    checkpoints: list[str | None] = list(args.checkpoint) or [None] * len(specs)
+    if len(checkpoints) != len(specs):
+        raise ModelError(f"--checkpoint gives {len(checkpoints)} files for {len(specs)} models: give one for each.")
+    several, failed = len(specs) > 1, 0
+    rows: list[dict[str, Any]] = []
+    for number, (spec, checkpoint) in enumerate(zip(specs, checkpoints)):
+        try:
+            row, result, names = measure(args, spec, checkpoint)
+        except (ModelError, DataError) as error:
+            if not several:
+                raise
+            failed += 1
+            messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+            continue
+        rows.append(row)
+        label = spec if specs.count(spec) == 1 else f"{spec}-{number + 1}"
+        written = write_results(args.results_file, rows) if args.results_file else []
+        if args.per_class:
+            figures = result.per_class(names)
+            written.append(numbered(args.per_class, label, several))
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            write_csv(written[-1], figures)
+            console.print(class_table(figures, title_of(spec)))
+        if args.confusion:
+            from backbones.train.plots import plot_confusion
+
+            path = numbered(args.confusion, label, several)
+            written.append(plot_confusion(result.confusion(), names, path, title=f"{title_of(spec)} on {row['data']}"))
+        for path in written:
+            say(f"wrote {path}")
+    if rows:
+        console.print(result_table(rows))
+    if failed:
+        warn(f"{failed} of {len(specs)} models could not be measured.")
+    return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `backbones-validate`; returns the exit code."""
+    return guarded(run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,375 @@
+"""From what a user names (a model, a run folder, a checkpoint) to a loaded model with its preprocessing and classes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import yaml
+from safetensors import SafetensorError
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+from timm.models import get_arch_pretrained_cfgs, load_state_dict, resolve_model_input_args
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+from backbones.train.report import LoadReport, file_sha256, load_report, record_loading
+
+__all__ = [
+    "LoadedModel",
+    "ModelError",
+    "check_model_name",
+    "class_names_of",
+    "describe_classes",
+    "load_model",
+    "recipe_of",
+]
+
+#: Recipe keys of a run folder that fix how images are prepared.
+_PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+_CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".th")
+
+
+class ModelError(RuntimeError):
+    """The model or its weights cannot be used as given; the message names what is wrong and what to do."""
+
+
+class LoadedModel(NamedTuple):
+    """What :func:`load_model` returns.
+
+    Attributes:
+        model: In eval mode, on the CPU.
+        data_config: timm's: `input_size` (C, H, W), `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
+        class_names: A name for each output, or None when nothing tells. Published ImageNet models have WordNet ids
+            here; :func:`describe_classes` puts them into words.
+        report: How the weights fitted; None for random ones.
+    """
+
+    model: nn.Module
+    data_config: dict[str, Any]
+    class_names: list[str] | None
+    report: LoadReport | None
+
+
+@dataclass
+class _Source:
+    """A resolved `spec`: the model's name, the weights' file, and the recipe of the run it came from."""
+
+    name: str
+    checkpoint: Path | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+def check_model_name(name: str) -> str:
+    """`name` if timm can build it.
+
+    Raises:
+        ModelError: For an unknown architecture or tag, with the nearest names.
+    """
+    if name.partition(":")[0] in ("hf-hub", "hf_hub", "local-dir"):
+        return name
+    arch, _, tag = name.partition(".")
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch.lower(), timm.list_models(), n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists every name."
+        raise ModelError(f"Unknown model {name!r}: {hint}")
+    if tag:
+        tags = [known for known in get_arch_pretrained_cfgs(arch) if known.partition(".")[2]]
+        if name not in tags:
+            known = f"it has {', '.join(tags)}." if tags else f"it has none; use {arch!r}."
+            raise ModelError(f"Model {arch!r} has no weights tagged {tag!r}: {known}")
+    return name
+
+
+def _read_recipe(folder: Path) -> dict[str, Any]:
+    path = folder / "recipe.yaml"
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"Cannot read {path}: {error}") from error
+    if not isinstance(recipe, dict) or not recipe.get("model"):
+        raise ModelError(f"{path} is not the recipe of a run: it names no model.")
+    return recipe
+
+
+def recipe_of(spec: str) -> dict[str, Any]:
+    """The recipe beside a run folder or a checkpoint in one; empty for anything else."""
+    path = Path(spec)
+    folder = path if path.is_dir() else path.parent if path.is_file() else None
+    return _read_recipe(folder) if folder is not None and (folder / "recipe.yaml").is_file() else {}
+
+
+def _run_weights(folder: Path, use_ema: bool) -> Path:
+    suffix = "_ema" if use_ema else ""
+    for name in (f"best{suffix}.safetensors", f"last{suffix}.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    if use_ema:
+        raise ModelError(
+            f"{folder} holds no EMA weights (best_ema.safetensors): train with --model-ema or drop --use-ema."
+        )
+    raise ModelError(f"{folder} holds neither best.safetensors nor last.safetensors: the run has saved nothing yet.")
+
+
+def _resolve(spec: str, checkpoint: str | Path | None, use_ema: bool) -> _Source:
+    """Tells a run folder, a checkpoint inside one, timm's own export folder and a model's name apart."""
+    path = Path(spec)
+    source: _Source
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        recipe = _read_recipe(path)
+        source = _Source(recipe["model"], None if checkpoint else _run_weights(path, use_ema), recipe)
+    elif path.is_dir() and (path / "config.json").is_file():
+        source = _Source(f"local-dir:{path}")
+    elif path.is_dir():
+        raise ModelError(f"{spec} is a folder without recipe.yaml: give the folder of a run, or a model's name.")
+    elif path.is_file():
+        if checkpoint:
+            raise ModelError(f"{spec} is a checkpoint already: give --checkpoint only with a model's name.")
+        if not (path.parent / "recipe.yaml").is_file():
+            raise ModelError(
+                f"There is no recipe.yaml beside {spec}: name its model, as in --model NAME --checkpoint {spec}."
+            )
+        recipe = _read_recipe(path.parent)
+        if use_ema and path.stem in ("best", "last"):
+            ema = path.with_name(f"{path.stem}_ema{path.suffix}")
+            if not ema.is_file():
+                raise ModelError(f"There are no EMA weights {ema}: train with --model-ema or drop --use-ema.")
+            path = ema
+        source = _Source(recipe["model"], path, recipe)
+    elif path.suffix in _CHECKPOINT_SUFFIXES or (("/" in spec or "\\" in spec) and ":" not in spec):
+        raise ModelError(f"{spec} does not exist: give a model's name, the folder of a run, or a checkpoint file.")
+    else:
+        source = _Source(spec)
+    if checkpoint:
+        source.checkpoint = Path(checkpoint)
+    check_model_name(source.name)
+    return source
+
+
+def _read_weights(path: Path, use_ema: bool) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint (safetensors, or torch without pickled code), below its usual wrapper key."""
+    if not path.is_file():
+        raise ModelError(f"Checkpoint {path} does not exist.")
+    try:
+        state = load_state_dict(str(path), use_ema=use_ema, weights_only=True)
+    except (RuntimeError, OSError, EOFError, SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"Cannot read checkpoint {path}: {str(error).splitlines()[0]}") from error
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    if not tensors or any(isinstance(value, (dict, list)) for value in state.values()):
+        raise ModelError(
+            f"{path} holds no model weights at its top level, 'state_dict' or 'model' (it has "
+            f"{', '.join(list(state)[:5]) or 'nothing'}): give a file of weights such as best.safetensors."
+        )
+    return tensors
+
+
+def _some(keys: Sequence[str], limit: int = 4) -> str:
+    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
+
+
+def _misfit(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
+    """One sentence on how `state` fails to fit; empty when it fits."""
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} keys are missing ({_some(missing)})")
+    if unexpected:
+        parts.append(f"{len(unexpected)} are unexpected ({_some(unexpected)})")
+    if shapes:
+        described = [f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} here" for key in shapes]
+        parts.append(f"{len(shapes)} differ in shape ({'; '.join(described[:3])})")
+    return "; ".join(parts)
+
+
+def _class_hint(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
+    """The remedy when the file's classifier has another number of classes, else empty."""
+    classifiers = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    own = model.state_dict()
+    for name in (classifiers,) if isinstance(classifiers, str) else classifiers:
+        for key in (f"{name}.bias", f"{name}.weight"):
+            if key in own and key in state and len(own[key]) != len(state[key]):
+                return (
+                    f" The file's classifier has {len(state[key])} classes and the model {len(own[key])}: "
+                    f"pass --num-classes {len(state[key])}."
+                )
+    return ""
+
+
+def _build(
+    name: str, pretrained: bool, state: Mapping[str, torch.Tensor] | None = None, **kwargs: Any
+) -> tuple[nn.Module, LoadReport | None]:
+    """`timm.create_model` with its failures as one sentence each; `state` goes through the model's own key mapping."""
+    size = kwargs.pop("img_size", None)
+    try:
+        args = resolve_model_input_args(name, {"img_size": size, "in_chans": kwargs.pop("in_chans", None)}, **kwargs)
+        cfg = args["pretrained_cfg"]
+        if state is not None:
+            # Told that the file has the model's own number of classes and channels, timm loads it strictly.
+            cfg.update(state_dict=dict(state), custom_load=False)
+            cfg["num_classes"] = args.get("num_classes") or cfg["num_classes"]
+            cfg["input_size"] = (args.get("in_chans") or cfg["input_size"][0], *cfg["input_size"][1:])
+        with record_loading() as reports:
+            model = timm.create_model(args.pop("model_name"), pretrained=pretrained or state is not None, **args)
+    except TypeError as error:
+        raise ModelError(f"Cannot build {name}: {error}. Check --model-kwargs.") from error
+    except OSError as error:  # the hub's errors for no connection, no repository and no access derive from it
+        raise ModelError(
+            f"Cannot fetch the weights of {name} ({str(error).splitlines()[0]}): give a local file with --checkpoint."
+        ) from error
+    except RuntimeError as error:
+        if "No pretrained weights" in str(error):
+            raise ModelError(
+                f"{name} has no published weights: give --checkpoint FILE, or --no-pretrained for random weights."
+            ) from error
+        raise
+    model.pretrained_cfg.pop("state_dict", None)  # do not keep a second copy of the weights alive
+    return model, reports[-1] if reports else None
+
+
+def _load_file(source: _Source, use_ema: bool, **kwargs: Any) -> tuple[nn.Module, LoadReport]:
+    """Builds the model and loads its file strictly, under its own keys or through the mapping of the authors' ones."""
+    state = _read_weights(source.checkpoint, use_ema)
+    model, _ = _build(source.name, False, **kwargs)
+    misfit = _misfit(model, state)
+    if not misfit:
+        model.load_state_dict(state, strict=True)
+        return model, load_report(model, state, source.checkpoint)
+    hint = _class_hint(model, state)
+    failure = ModelError(f"Checkpoint {source.checkpoint} does not fit {source.name}: {misfit}.{hint}")
+    if hint:
+        raise failure
+    try:
+        model, report = _build(source.name, False, state=state, **kwargs)
+    except (RuntimeError, KeyError, AttributeError, ValueError, IndexError) as error:
+        raise failure from error
+    if report is None or not report.complete:
+        raise failure
+    report.source, report.sha256 = str(source.checkpoint), file_sha256(source.checkpoint)
+    return model, report
+
+
+def _resize(model: nn.Module, name: str, size: Sequence[int]) -> None:
+    """Tells a model that stores its image size about another one; models that take any size need nothing."""
+    if not (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+        return
+    if not hasattr(model, "set_input_size"):
+        raise ModelError(f"{name} takes one image size only: drop --img-size.")
+    try:
+        model.set_input_size(img_size=tuple(size))
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{name} cannot take images of {size[0]} x {size[1]}: {error}") from error
+
+
+def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    if isinstance(size, int):
+        return size, size
+    return int(size[-2]), int(size[-1])
+
+
+def class_names_of(model: nn.Module, recipe: Mapping[str, Any] | None = None) -> list[str] | None:
+    """A name for every output: from the run's recipe, the weights' own labels, or WordNet ids for ImageNet heads."""
+    names = (recipe or {}).get("class_names") or (getattr(model, "pretrained_cfg", None) or {}).get("label_names")
+    if names and len(names) == model.num_classes:
+        return [str(name) for name in names]
+    subset = infer_imagenet_subset(model) if model.num_classes else None
+    return list(ImageNetInfo(subset).label_names()) if subset else None
+
+
+def describe_classes(class_names: Sequence[str] | None, num_classes: int) -> list[str]:
+    """Class names for people: WordNet ids become words ("n01440764": "tench, Tinca tinca"), missing names numbers."""
+    if class_names is None:
+        return [f"class {index}" for index in range(num_classes)]
+    if all(re.fullmatch(r"n\d{8}", name) for name in class_names):
+        info = ImageNetInfo()  # its table of words covers the whole of WordNet's nouns
+        try:
+            return [info.label_name_to_description(name) for name in class_names]
+        except KeyError:
+            pass
+    return list(class_names)
+
+
+def load_model(
+    spec: str,
+    checkpoint: str | Path | None = None,
+    *,
+    pretrained: bool | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | Sequence[int] | None = None,
+    data_args: Mapping[str, Any] | None = None,
+    use_ema: bool = False,
+    use_test_size: bool = True,
+    reparam: bool = False,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """Loads a model for evaluation, strictly, with the preprocessing and class names that belong to it.
+
+    Args:
+        spec: A timm model name (with or without tag), a run folder, a checkpoint inside one, or a folder that
+            `timm.models.save_for_hf` wrote.
+        checkpoint: Weights for `spec`: safetensors or a torch file, with our keys or the authors'.
+        pretrained: Fetch the published weights. By default yes, when no file gives weights.
+        num_classes: Outputs, when they differ from the model's default.
+        in_chans: Input channels, when they differ.
+        img_size: Evaluate at this size (H = W, or (H, W)) in pixels instead of the recipe's or the weights' own.
+        data_args: Overrides of the preprocessing: `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`.
+        use_ema: Load the averaged weights.
+        use_test_size: Evaluate at the published test size and crop, where the weights have one.
+        reparam: Merge re-parameterisable blocks (`timm.utils.model.reparameterize_model`) after loading.
+        model_kwargs: Further constructor arguments.
+
+    Raises:
+        ModelError: For an unknown name, an unreadable or ill-fitting checkpoint, or arguments the model does not take.
+    """
+    source = _resolve(str(spec), checkpoint, use_ema)
+    recipe = source.recipe
+    kwargs: dict[str, Any] = {**(recipe.get("model_kwargs") or {}), **(model_kwargs or {})}
+    kwargs["num_classes"] = num_classes if num_classes is not None else recipe.get("num_classes")
+    kwargs["in_chans"] = in_chans if in_chans is not None else recipe.get("in_chans")
+    if recipe.get("gp"):
+        kwargs.setdefault("global_pool", recipe["gp"])
+    trained_size = _pair(recipe.get("img_size"))
+    if trained_size is not None:
+        kwargs["img_size"] = trained_size[0] if trained_size[0] == trained_size[1] else trained_size
+
+    report = None
+    if source.checkpoint is not None:
+        model, report = _load_file(source, use_ema, **kwargs)
+    else:
+        fetch = pretrained is None or pretrained
+        model, report = _build(source.name, fetch, **kwargs)
+        published = (model.pretrained_cfg or {}).get("num_classes")
+        if fetch and num_classes is not None and published != num_classes:
+            raise ModelError(
+                f"The published weights of {source.name} have {published} classes, so a head for {num_classes} would "
+                "be random: give --checkpoint, or drop --num-classes."
+            )
+
+    args = {key: recipe[key] for key in _PREPROCESSING if recipe.get(key) is not None}
+    args.update({key: value for key, value in (data_args or {}).items() if value is not None})
+    channels = kwargs["in_chans"] or (model.pretrained_cfg.get("input_size") or (3,))[0]
+    size = _pair(img_size) or trained_size
+    if size is not None:
+        args["input_size"] = (channels, *size)
+    elif channels != 3:
+        args["in_chans"] = channels
+    data_config = resolve_data_config(args, model=model, use_test_size=use_test_size)
+    data_config["input_size"] = (channels, *data_config["input_size"][1:])
+    for key in ("mean", "std"):  # a grey image takes the mean over the colours
+        values = data_config[key]
+        if len(values) != channels:
+            data_config[key] = (sum(values) / len(values),) * channels
+    _resize(model, source.name, data_config["input_size"][1:])
+    if reparam:
+        model = reparameterize_model(model)
+    return LoadedModel(model.eval(), data_config, class_names_of(model, recipe), report)
