@@ -24,13 +24,15 @@ class Weights:
     """One published set of weights of a variant.
 
     Attributes:
-        url: Direct download address, or None where `hf_hub_id` names the source.
+        url: Direct download address, or None where `hf_hub_id` or `page` names the source.
         hf_hub_id: Hugging Face Hub repository.
+        page: Address of a page that only a person can download from.
+        sha256: Hex digest of the published file, where known.
         input_size: Side of the square image, pixels.
         crop_pct: Centre crop of the resized image in evaluation.
         crop_mode: timm's crop mode ("center", "squash").
         mean, std: Input normalisation, RGB in [0, 1].
-        num_classes: Classes of the file's head.
+        num_classes: Classes of the file's head; None where they are not stated.
         top1: Published ImageNet-1K top-1 accuracy, percent.
         args: Constructor arguments that come with these weights (window or dilations of another resolution).
         notes: Further facts, one sentence each.
@@ -38,12 +40,14 @@ class Weights:
 
     url: str | None = None
     hf_hub_id: str | None = None
+    page: str | None = None
+    sha256: str | None = None
     input_size: int = 224
     crop_pct: float = 0.875
     crop_mode: str = "center"
     mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
-    num_classes: int = 1000
+    num_classes: int | None = 1000
     top1: float | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -98,9 +102,9 @@ class Family:
         side = -(-weights.input_size // self.reduction)
         top1 = () if weights.top1 is None else (f"published ImageNet-1K top-1: {weights.top1}",)
         return {
-            "url": weights.url or "",
+            "url": weights.url or weights.page or "",
             "hf_hub_id": weights.hf_hub_id,
-            "num_classes": weights.num_classes,
+            "num_classes": 1000 if weights.num_classes is None else weights.num_classes,
             "input_size": (3, weights.input_size, weights.input_size),
             "pool_size": (side, side),
             "crop_pct": weights.crop_pct,
@@ -130,13 +134,18 @@ class Family:
 
 
 def unwrap_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict inside a checkpoint: below its usual wrapper key, without `module.` prefixes."""
-    for key in ("state_dict", "model", "net", "state_dict_ema", "model_ema"):
+    """The state dict inside a checkpoint: below its usual wrapper key, without `module.` prefixes.
+
+    Of a detector or segmentor (keys that start with `backbone.`) only the backbone is kept, without that prefix.
+    """
+    for key in ("state_dict", "model", "net", "net_E", "state_dict_ema", "model_ema"):
         inner = checkpoint.get(key)
         if isinstance(inner, Mapping):
             checkpoint = inner
             break
-    return {key.removeprefix("module."): value for key, value in checkpoint.items()}
+    state_dict = {key.removeprefix("module."): value for key, value in checkpoint.items()}
+    backbone = {key[9:]: value for key, value in state_dict.items() if key.startswith("backbone.")}
+    return backbone or state_dict
 
 
 def _tag_of(variant: Variant, pretrained_cfg: Any) -> str:
