@@ -1,0 +1,236 @@
+"""Neighborhood attention: every pixel attends to the K x K pixels nearest to it, optionally dilated.
+
+Sources: Hassani et al., "Neighborhood Attention Transformer", CVPR 2023 (arXiv 2204.07143), section 3; Hassani and Shi,
+"Dilated Neighborhood Attention Transformer", arXiv 2209.15001, section 3; the product of given window weights with the
+values is the one that ContMix needs (Lou and Yu, "OverLoCK", CVPR 2025, arXiv 2502.20087, section 3.3).
+
+The window of a query slides with it and is clamped at the borders of the map (of its dilation group), so it always holds
+exactly K x K keys. One axis at a time, for a query at position i of n and dilation d:
+
+- its group holds the positions g, g + d, g + 2d, ... with g = i mod d; there are L of them and the query is number p = i // d;
+- its window starts at s = min(max(p - K // 2, 0), L - K); slot t is the key at g + (s + t) * d;
+- a position table is read at (s + t) - p + K - 1: the key minus the query, in units of d, plus K - 1.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_function
+from torch import Tensor
+
+from backbones.layers import neighborhood_tiles as tiles
+from backbones.layers.cache import shape_cache
+
+__all__ = [
+    "neighborhood_attention",
+    "neighborhood_attention_reference",
+    "neighborhood_av",
+    "neighborhood_av_reference",
+    "neighborhood_bias",
+]
+
+Pair = int | tuple[int, int]
+
+BACKENDS = ("auto", "tiled", "reference")
+
+
+@register_notrace_function
+def neighborhood_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_size: Pair,
+    dilation: Pair = 1,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Scaled dot-product attention of every pixel over its neighborhood.
+
+    Args:
+        q, k, v: (B, H, W, heads, head_dim); views of one qkv projection are welcome.
+        kernel_size: K, odd, one for both axes or (K_h, K_w).
+        dilation: d, one for both axes or (d_h, d_w).
+        bias: (heads, 2K_h - 1, 2K_w - 1), added to the logits at key minus query + K - 1; None for no bias.
+        scale: factor of q @ k; head_dim ** -0.5 if None.
+        backend: "tiled" (dense products over tiles), "reference" (gathers K * K keys for each query) or "auto".
+
+    Returns:
+        (B, H, W, heads, head_dim).
+
+    Raises:
+        ValueError: on shapes that do not fit, an even kernel size, or a map smaller than K * d on an axis.
+    """
+    _check_map(q, "q", 5)
+    if k.shape != q.shape or v.shape != q.shape:
+        raise ValueError(f"q, k and v must have one shape, got {_s(q)}, {_s(k)} and {_s(v)}.")
+    kernel, steps = _check_window(q.shape[1], q.shape[2], kernel_size, dilation)
+    if bias is not None and tuple(bias.shape) != (q.shape[3], 2 * kernel[0] - 1, 2 * kernel[1] - 1):
+        expected = (q.shape[3], 2 * kernel[0] - 1, 2 * kernel[1] - 1)
+        raise ValueError(f"bias must have shape (heads, 2K - 1, 2K - 1) = {expected}, got {_s(bias)}.")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if backend == "reference":
+        return neighborhood_attention_reference(q, k, v, kernel, steps, bias, scale)
+
+    rows = tiles.plan_axis(_size(q.shape[1]), kernel[0], steps[0])
+    cols = tiles.plan_axis(_size(q.shape[2]), kernel[1], steps[1])
+    q = tiles.cut_queries(q, rows, cols)
+    k = tiles.cut_keys(k, rows, cols)
+    v = tiles.cut_keys(v, rows, cols)
+    if bias is None:
+        bias = q.new_zeros(1, 2 * kernel[0] - 1, 2 * kernel[1] - 1)
+    mask = tiles.tile_bias(bias.to(q.dtype), rows, cols)
+    mask = mask.expand(*mask.shape[:4], q.shape[5], -1, -1)
+    # Where all groups share one mask they go to the batch, on which the mask is broadcast without a copy.
+    split = 0 if rows.ragged or cols.ragged else 2
+    out = F.scaled_dot_product_attention(
+        q.flatten(1 + split, 5).flatten(0, split),
+        k.flatten(1 + split, 5).flatten(0, split),
+        v.flatten(1 + split, 5).flatten(0, split),
+        attn_mask=mask.flatten(split, 4).flatten(0, split - 1) if split else mask.flatten(0, 4)[None],
+        scale=scale,
+    )
+    out = out.reshape(q.shape)
+    return tiles.join_queries(out, rows, cols)
+
+
+@register_notrace_function
+def neighborhood_av(attn: Tensor, v: Tensor, kernel_size: Pair, dilation: Pair = 1, backend: str = "auto") -> Tensor:
+    """Apply given window weights to the values: out = sum over the window of attn * v.
+
+    Args:
+        attn: (B, heads, H, W, K_h * K_w), any weights, window slots in row-major order.
+        v: (B, heads, H, W, C).
+        kernel_size, dilation, backend: as in `neighborhood_attention`.
+
+    Returns:
+        (B, heads, H, W, C).
+
+    Raises:
+        ValueError: on shapes that do not fit, an even kernel size, or a map smaller than K * d on an axis.
+    """
+    _check_map(v, "v", 5)
+    kernel, steps = _check_window(v.shape[2], v.shape[3], kernel_size, dilation)
+    if tuple(attn.shape) != (*v.shape[:4], kernel[0] * kernel[1]):
+        expected = (*v.shape[:4], kernel[0] * kernel[1])
+        raise ValueError(f"attn must have shape (B, heads, H, W, K * K) = {tuple(expected)}, got {_s(attn)}.")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if backend == "reference":
+        return neighborhood_av_reference(attn, v, kernel, steps)
+
+    rows = tiles.plan_axis(_size(v.shape[2]), kernel[0], steps[0])
+    cols = tiles.plan_axis(_size(v.shape[3]), kernel[1], steps[1])
+    attn, v = attn.permute(0, 2, 3, 1, 4), v.permute(0, 2, 3, 1, 4)
+    weights = tiles.tile_weights(tiles.cut_queries(attn, rows, cols), rows, cols)
+    out = weights @ tiles.cut_keys(v, rows, cols)
+    return tiles.join_queries(out, rows, cols).permute(0, 3, 1, 2, 4)
+
+
+@register_notrace_function
+def neighborhood_bias(rpb: Tensor, height: int, width: int, kernel_size: Pair, dilation: Pair = 1) -> Tensor:
+    """Relative position bias of every window slot.
+
+    Args:
+        rpb: (heads, 2K_h - 1, 2K_w - 1), read at key minus query + K - 1, rows first.
+        height, width: size of the map.
+        kernel_size, dilation: as in `neighborhood_attention`.
+
+    Returns:
+        (heads, H, W, K_h * K_w).
+
+    Raises:
+        ValueError: on a table of another shape, an even kernel size, or a map smaller than K * d on an axis.
+    """
+    kernel, steps = _check_window(height, width, kernel_size, dilation)
+    if rpb.ndim != 3 or tuple(rpb.shape[1:]) != (2 * kernel[0] - 1, 2 * kernel[1] - 1):
+        expected = f"(heads, {2 * kernel[0] - 1}, {2 * kernel[1] - 1})"
+        raise ValueError(f"rpb must have shape (heads, 2K - 1, 2K - 1) = {expected}, got {_s(rpb)}.")
+    _, ih = window_index(_size(height), kernel[0], steps[0], rpb.device)
+    _, iw = window_index(_size(width), kernel[1], steps[1], rpb.device)
+    bias = rpb.index_select(1, ih.flatten()).index_select(2, iw.flatten())
+    return bias.view(-1, *ih.shape, *iw.shape).transpose(2, 3).flatten(3, 4)
+
+
+@shape_cache(256)
+def window_index(size: int, kernel: int, dilation: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Window of every position of one axis.
+
+    Returns:
+        key position (n, K), bias row (n, K): where the keys of the window are and where their bias is in the table.
+    """
+    i = torch.arange(size, device=device).unsqueeze(1)
+    slot = torch.arange(kernel, device=device).unsqueeze(0)
+    group, p = i % dilation, i // dilation
+    length = (size - 1 - group) // dilation + 1
+    start = torch.minimum((p - kernel // 2).clamp(min=0), length - kernel)
+    return group + (start + slot) * dilation, start + slot - p + kernel - 1
+
+
+def neighborhood_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    kernel_size: Pair,
+    dilation: Pair = 1,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """`neighborhood_attention` by its definition: gathers the K * K keys and values of each query. Slow; the oracle."""
+    height, width = q.shape[1], q.shape[2]
+    kernel, steps = _check_window(height, width, kernel_size, dilation)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    key_h, _ = window_index(_size(height), kernel[0], steps[0], q.device)
+    key_w, _ = window_index(_size(width), kernel[1], steps[1], q.device)
+    key_h, key_w = key_h[:, None, :, None], key_w[None, :, None, :]
+    logits = torch.einsum("bijhc,bijxyhc->bhijxy", q * scale, k[:, key_h, key_w]).flatten(4)
+    if bias is not None:
+        logits = logits + neighborhood_bias(bias.to(q.dtype), height, width, kernel, steps)
+    attn = logits.softmax(-1).unflatten(-1, kernel)
+    return torch.einsum("bhijxy,bijxyhc->bijhc", attn, v[:, key_h, key_w])
+
+
+def neighborhood_av_reference(attn: Tensor, v: Tensor, kernel_size: Pair, dilation: Pair = 1) -> Tensor:
+    """`neighborhood_av` by its definition: gathers the K * K values of each position. Slow; the oracle."""
+    height, width = v.shape[2], v.shape[3]
+    kernel, steps = _check_window(height, width, kernel_size, dilation)
+    key_h, _ = window_index(_size(height), kernel[0], steps[0], v.device)
+    key_w, _ = window_index(_size(width), kernel[1], steps[1], v.device)
+    values = v[:, :, key_h[:, None, :, None], key_w[None, :, None, :]]
+    return torch.einsum("bhijxy,bhijxyc->bhijc", attn.unflatten(-1, kernel), values)
+
+
+def _s(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)
+
+
+def _size(n: int) -> int:
+    """A size as a number: under torch.jit.trace sizes are tensors, and the plan of a traced graph is fixed."""
+    return int(n) if isinstance(n, Tensor) else n
+
+
+def _check_map(x: Tensor, name: str, ndim: int) -> None:
+    if x.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions, got shape {_s(x)}.")
+
+
+def _check_window(
+    height: int, width: int, kernel_size: Pair, dilation: Pair
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Kernel size and dilation as pairs, after checking that the windows fit into the map."""
+    kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+    steps = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
+    if len(kernel) != 2 or any(s < 1 or s % 2 == 0 for s in kernel):
+        raise ValueError(f"kernel_size must be an odd positive number or a pair of them, got {kernel_size}.")
+    if len(steps) != 2 or any(d < 1 for d in steps):
+        raise ValueError(f"dilation must be a positive number or a pair of them, got {dilation}.")
+    if height < kernel[0] * steps[0] or width < kernel[1] * steps[1]:
+        needed = f"{kernel[0] * steps[0]} x {kernel[1] * steps[1]}"
+        raise ValueError(
+            f"a map of {height} x {width} is too small for kernel size {kernel[0]} x {kernel[1]} and dilation"
+            f" {steps[0]} x {steps[1]}: pad it to at least {needed} or use a smaller dilation or kernel."
+        )
+    return kernel, steps
