@@ -271,7 +271,7 @@ class EvalLoader:
         pin_memory: bool = False,
     ) -> None:
         kwargs: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers, "pin_memory": pin_memory}
-        self.source = source
+        self.source, self.batch_size = source, batch_size
         if isinstance(source, StreamSource):
             kwargs["num_workers"] = max(1, workers)
             source.set_loader_cfg(kwargs["num_workers"])

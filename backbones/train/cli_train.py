@@ -1,0 +1,43 @@
+"""Command line of training: ``backbones-train``, ``tools/classification/train.py``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from backbones.train.recipe import RecipeError, parse_command_line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains; returns 0 when done, 2 for a mistake of the user, 3 when training failed, 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        recipe, given = parse_command_line(argv)
+    except RecipeError as error:
+        return _fail(error, 2)
+
+    from backbones.train.checkpoint import CheckpointError
+    from backbones.train.data import DataError
+    from backbones.train.engine import TrainError
+    from backbones.train.modelio import ModelError
+    from backbones.train.run import train
+
+    try:
+        return train(recipe, given, [sys.argv[0], *argv])
+    except (RecipeError, DataError, ModelError, CheckpointError) as error:
+        return _fail(error, 2)
+    except TrainError as error:
+        return _fail(error, 3)
+    except KeyboardInterrupt:
+        return _fail("Interrupted before anything was saved since the last checkpoint.", 130)
+
+
+def _fail(error: Exception | str, code: int) -> int:
+    rank = os.environ.get("RANK")
+    print(f"error{f' (process {rank})' if rank else ''}: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,398 @@
+"""A whole run: from options to a folder with recipe, checkpoints, tables, curves and TensorBoard events."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import shlex
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import timm
+import torch
+
+from backbones import __version__
+from backbones.train import components, folder, report
+from backbones.train.checkpoint import CheckpointFolder
+from backbones.train.distributed import World
+from backbones.train.distributed import world as join_world
+from backbones.train.engine import Trainer, TrainError
+from backbones.train.losses import TrainingLoss, build_criterion, build_mixup, build_teacher
+from backbones.train.memory import explain, largest_batch
+from backbones.train.options import OPTIONS
+from backbones.train.progress import Display
+from backbones.train.recipe import resolve, resolve_lr
+
+
+class Stop:
+    """Turns SIGINT and SIGTERM into a flag; a second signal interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listens inside the block."""
+        saved = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in saved.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def train(recipe: str | None, given: dict[str, Any], command: Sequence[str] = ()) -> int:
+    """Trains as asked and returns the exit code: 0 when done, 130 when interrupted and saved.
+
+    Args:
+        recipe: Recipe file or name.
+        given: Options given by the user.
+        command: The command line, to print how to go on.
+
+    Raises:
+        RecipeError, DataError, ModelError, TrainError, CheckpointError: With one sentence for the user.
+    """
+    options = resolve(recipe, given)
+    with join_world(options.device) as world, contextlib.ExitStack() as stack:
+        resumed = world.share(folder.folder_to_resume(options) if world.primary else None)
+        if resumed is not None:
+            stored = folder.read_recipe(resumed)
+            given = {key: value for key, value in given.items() if key != "resume"}
+            options = resolve(stored=stored, given=given)
+            changed = [key for key in OPTIONS if key in stored and stored[key] != getattr(options, key)]
+            for key in changed if world.primary else ():
+                print(f"changed on resuming: {key} was {stored[key]}, now is {getattr(options, key)}", flush=True)
+        if options.dry_run:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) if world.primary else None
+            resumed = None
+        else:
+            path = (resumed or folder.new_folder(options)) if world.primary else None
+        path = world.share(path)
+        return Run(options, world, path, resumed is not None, command).execute()
+
+
+class Run:
+    """One start of a run on one process.
+
+    Args:
+        options: Resolved options.
+        world: The processes.
+        path: The run folder.
+        resumed: Whether the folder is that of an earlier start.
+        command: The command line.
+    """
+
+    def __init__(
+        self, options: SimpleNamespace, world: World, path: Path, resumed: bool, command: Sequence[str]
+    ) -> None:
+        self.options, self.world, self.path, self.command = options, world, path, command
+        self.checkpoints = CheckpointFolder(path)
+        if resumed and world.primary:
+            self.checkpoints.recover()
+        world.barrier()
+        self.resuming = resumed and self.checkpoints.resumable
+        self.stop = Stop()
+        self.train_speeds: list[float] = []
+        self._build()
+
+    def say(self, text: str) -> None:
+        """A line from rank 0."""
+        if self.world.primary:
+            print(text, flush=True)
+
+    def _build(self) -> None:
+        options, world = self.options, self.world
+        self.data = components.build_data(options, world)
+        if options.overfit:
+            # A memorisation check: nothing that keeps the model from fitting the images exactly.
+            options.mixup = options.cutmix = options.smoothing = 0.0
+            options.cutmix_minmax, options.aug_repeats = None, 0
+        components.log_unreadable(self.data, options.max_unreadable, None if options.dry_run else self.path)
+        model, loaded = components.build_model(options, self.data.num_classes, load=not self.resuming)
+        self.config = components.data_config(options, model)
+        model = components.place_model(model, options, world)
+        mixup = build_mixup(options, self.data.num_classes)
+        teacher = build_teacher(options, self.data.num_classes, options.in_chans, world.device)
+        loss = TrainingLoss(
+            build_criterion(options, mixup is not None),
+            options.aux_loss_weight,
+            teacher,
+            self.config["mean"],
+            self.config["std"],
+            options.kd_temperature,
+            options.task_loss_weight,
+            options.distill_loss_weight,
+        ).to(world.device)
+        self.train_loader, self.val_loader = components.build_loaders(options, self.data, self.config, world)
+        if mixup is not None and self.train_loader.sampler.batch_size % 2:
+            raise TrainError("Mixup and cutmix need an even --batch-size.")
+        if options.auto_batch_halving:
+            self._halve_until_it_fits(model, loss)
+        lr, how = resolve_lr(options, self.train_loader.global_batch)
+        self.trainer = Trainer(model, loss, options, lr, self.train_loader, world, mixup)
+        self.model = model
+        if self.resuming:
+            self.trainer.load_state(*self.checkpoints.load())
+        if world.primary:
+            folder.write_recipe(self.path, options, self._derived(lr))
+        self._introduce(how, loaded)
+
+    def _halve_until_it_fits(self, model: torch.nn.Module, loss: TrainingLoss) -> None:
+        sampler = self.train_loader.sampler
+        fits = self.world.min(largest_batch(model, loss, self.config["input_size"], sampler.batch_size, self.options))
+        if fits == 0:
+            raise TrainError("Not even one image fits into memory: try --grad-checkpointing or a smaller --img-size.")
+        while sampler.batch_size > fits:
+            self.train_loader.halve()
+            self.say(f"out of memory: now {sampler.batch_size} images x {sampler.accum} accumulation steps")
+
+    def _derived(self, lr: float) -> dict[str, Any]:
+        """What the recipe of the run says beyond the options, or in place of an option that was left open."""
+        channels, height, width = self.config["input_size"]
+        return {
+            "num_classes": self.data.num_classes,
+            "in_chans": channels,
+            "img_size": height if height == width else [height, width],
+            "mean": [float(value) for value in self.config["mean"]],
+            "std": [float(value) for value in self.config["std"]],
+            **{key: self.config[key] for key in ("interpolation", "crop_pct", "crop_mode")},
+            "class_names": self.data.class_names,
+            "recipe": self.options.recipe,
+            "world_size": self.world.size,
+            "global_batch": self.train_loader.global_batch,
+            "resolved_lr": lr,
+            "versions": {"backbones": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
+            "command": shlex.join(self.command),
+        }
+
+    def _introduce(self, how: str, loaded: report.LoadReport | None) -> None:
+        options, loader, p = self.options, self.train_loader, self.trainer.progress
+        parameters = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        sampler = loader.sampler
+        self.say(f"run folder: {'none (--dry-run)' if options.dry_run else self.path}")
+        self.say(f"recipe: {options.recipe or 'none (built-in defaults and flags)'}")
+        size = "x".join(map(str, self.config["input_size"]))
+        self.say(f"model: {options.model}, {parameters:.2f} M parameters, input {size}")
+        self.say(
+            f"data: {self.data.name}, {len(self.data.train)} images to train, {len(self.data.val)} to evaluate, "
+            f"{self.data.num_classes} classes; up to {options.max_unreadable} unreadable images are skipped"
+        )
+        self.say(
+            f"global batch {loader.global_batch} = {sampler.batch_size} images x {self.world.size} processes x "
+            f"{sampler.accum} accumulation steps; {loader.steps} steps an epoch, {self.trainer.epochs} epochs"
+        )
+        precision = options.amp_dtype if options.amp else "float32"
+        self.say(f"{options.opt}, {how}; {precision} on {self.world.device}")
+        if self.resuming:
+            self.say(f"resumed at epoch {p.epoch}, step {p.step} ({p.updates} updates so far)")
+        else:
+            self.say(loaded.render() if loaded else "weights: random (no --pretrained, no weights file)")
+
+    def execute(self) -> int:
+        """Runs to the end, an interruption, or an error."""
+        trainer, options = self.trainer, self.options
+        p, steps = trainer.progress, self.train_loader.steps
+        epochs = 1 if options.dry_run else trainer.epochs
+        self.display = Display(self.world.primary, epochs * steps, p.updates)
+        self.board = self._tensorboard()
+        try:
+            with self.stop.listening():
+                while p.epoch < epochs and not p.finished:
+                    if not self._epoch():
+                        return self._interrupted()
+                    if options.dry_run:
+                        break
+            self.display.close()
+            self._conclude()
+            return 0
+        except torch.OutOfMemoryError as error:
+            self.trainer.optimizer.zero_grad(set_to_none=True)
+            size, alone = self.train_loader.sampler.batch_size, self.world.size == 1
+            raise TrainError(
+                explain(self.model, self.trainer.loss, self.config["input_size"], size, options, probe=alone)
+            ) from error
+        finally:
+            self.display.close()
+            if self.board is not None:
+                self.board.close()
+
+    def _tensorboard(self):
+        if not self.world.primary or self.options.dry_run:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        # Events that a killed start wrote after its last checkpoint are dropped.
+        return SummaryWriter(str(self.path / "tensorboard"), purge_step=self.trainer.progress.updates)
+
+    def _epoch(self) -> bool:
+        """The rest of an epoch; False when it was interrupted and saved."""
+        trainer, options, p = self.trainer, self.options, self.trainer.progress
+        steps, size = self.train_loader.steps, self.train_loader.global_batch
+        seconds, images, before = 0.0, 0, None
+        for number, took in enumerate(trainer.train_epoch()):
+            seconds, images = seconds + took, images + size
+            if number:
+                self.train_speeds.append(size / took)
+            self.display.step(p.updates)
+            last = p.step == steps or (options.dry_run and number == 1)
+            if p.updates % options.log_interval == 0 or last:
+                before = self._log(seconds, images, before)
+                seconds, images = 0.0, 0
+            if last:
+                break
+            if self.world.any(bool(self.stop.signal)):
+                self._save({})
+                return False
+            if options.save_every_steps and p.updates % options.save_every_steps == 0:
+                self._save({})
+        self._end_epoch()
+        return True
+
+    def _log(self, seconds: float, images: int, before: list[float] | None) -> list[float]:
+        trainer, p = self.trainer, self.trainer.progress
+        trainer.check_finite()
+        sums = self.world.sum(trainer.sums)
+        loss = sums[0] - before[0] if before else sums[0]
+        loss /= max(sums[2] - before[2] if before else sums[2], 1)
+        speed = images / seconds if seconds else 0.0
+        where = f"epoch {p.epoch + 1}/{trainer.epochs} step {p.step}/{self.train_loader.steps}"
+        facts = {"loss": f"{loss:.4f}", "lr": f"{trainer.lr:.3g}", "img/s": f"{speed:.0f}"}
+        self.display.log(where, p.updates, facts)
+        if self.board is not None:
+            for name, value in (("loss", loss), ("lr", trainer.lr), ("img_per_s", speed)):
+                self.board.add_scalar(f"train/{name}", value, p.updates)
+        return sums
+
+    def _end_epoch(self) -> None:
+        trainer, options, p = self.trainer, self.options, self.trainer.progress
+        trainer.check_finite()
+        trainer.distribute_bn()
+        batches = 1 if options.dry_run else None
+        row: dict[str, Any] = {"epoch": p.epoch + 1, "updates": p.updates, "lr": trainer.lr, **trainer.train_metrics()}
+        speeds = self.train_speeds[-self.train_loader.steps :]
+        row["train_img_per_s"] = round(sorted(speeds)[len(speeds) // 2], 1) if speeds else ""
+        better = {}
+        models = {"": self.model} | ({"_ema": trainer.ema.module} if trainer.ema is not None else {})
+        for suffix, model in models.items():
+            metrics = trainer.evaluate(self.val_loader, model, batches)
+            speed = metrics.pop("img_per_s")
+            row.update({f"eval{suffix}_{name}": value for name, value in metrics.items()})
+            if not suffix:
+                row["eval_img_per_s"] = round(speed, 1)
+            value = metrics[options.eval_metric] * (-1 if options.eval_metric == "loss" else 1)
+            if not value <= p.best.get(f"best{suffix}", -math.inf):
+                p.best[f"best{suffix}"] = value
+                p.best[f"best{suffix}_epoch"] = p.epoch + 1
+                better[f"best{suffix}.safetensors"] = f"last{suffix}.safetensors"
+        p.rows.append(row)
+        p.stale = 0 if better else p.stale + 1
+        if trainer.scheduler is not None:
+            trainer.scheduler.step(p.epoch + 1, row[f"eval_{options.eval_metric}"])
+        p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0, 0.0, 0.0]
+        shown = "  ".join(f"{key} {row[key]:.4g}" for key in row if key not in ("epoch", "updates") and row[key] != "")
+        self.display.say(f"epoch {p.epoch} done  {shown}{'  (best)' if better else ''}")
+        if options.early_stop and p.stale >= options.early_stop:
+            p.finished = True
+            self.display.say(f"early stop: {options.eval_metric} has not improved for {p.stale} epochs")
+        if options.dry_run:
+            return
+        self._save(better)
+        if self.world.primary:
+            self._write_tables()
+            for key, value in row.items():
+                if key not in ("epoch", "updates") and value != "":
+                    self.board.add_scalar(key.replace("_", "/", 1), value, p.updates)
+
+    def _write_tables(self) -> None:
+        from backbones.train.plots import plot_curves
+
+        rows = self.trainer.progress.rows
+        report.write_csv(self.path / "summary.csv", rows)
+        plot_curves(rows, self.path / "curves.png", f"{self.options.model} on {self.data.name}")
+
+    def _save(self, better: dict[str, str]) -> None:
+        self.trainer.check_finite()
+        weights, state = self.trainer.state()
+        if self.world.primary:
+            metadata = {"model": self.options.model, "updates": str(self.trainer.progress.updates)}
+            self.checkpoints.save(weights, state, better, metadata)
+        self.world.barrier()
+
+    def _interrupted(self) -> int:
+        self.display.close()
+        p = self.trainer.progress
+        name = signal.Signals(self.stop.signal or signal.SIGTERM).name
+        self.say(f"\nStopped by {name}; saved at epoch {p.epoch}, step {p.step}.")
+        self.say(f"To go on: {self.resume_command()}")
+        return 130
+
+    def resume_command(self) -> str:
+        """The command that continues this run."""
+        launcher = f"torchrun --nproc_per_node {self.world.size} " if self.world.size > 1 else ""
+        program = os.path.basename(self.command[0]) if self.command else "backbones-train"
+        if program.endswith(".py"):
+            program = ("" if launcher else "python ") + shlex.quote(self.command[0])
+        elif launcher:
+            program = "-m backbones.train.cli_train"
+        return f"{launcher}{program} --resume {shlex.quote(str(self.path))}"
+
+    def _conclude(self) -> None:
+        options, p = self.options, self.trainer.progress
+        for source, split in ((self.data.train, "train"), (self.data.val, "val")):
+            if source.unreadable.count:
+                self.say(f"{source.unreadable.count} unreadable {split} images were skipped ({source.unreadable.log})")
+        row = self._benchmark()
+        if self.world.primary and row:
+            self.say("benchmark: " + ", ".join(f"{key} {value}" for key, value in row.items()))
+        if options.dry_run:
+            self.say("dry run: two steps and one evaluation batch went through; nothing was kept")
+            return
+        if row and self.world.primary:
+            report.write_csv(self.path / "benchmark.csv", [row])
+        if self.world.primary and p.rows and not (self.path / "curves.png").exists():
+            self._write_tables()
+        metric = options.eval_metric
+        for name in ("best", "best_ema"):
+            if name in p.best:
+                at, file = p.best[f"{name}_epoch"], self.path / f"{name}.safetensors"
+                self.say(f"{name}: {metric} {abs(p.best[name]):.4g} at epoch {at} ({file})")
+        if options.overfit:
+            reached = p.rows[-1]["eval_top1"]
+            verdict = (
+                "the model can memorise them" if reached >= 99.9 else "NOT memorised: train longer or find the bug"
+            )
+            self.say(f"overfit: {reached:.1f} % top-1 on its own {options.overfit} images; {verdict}")
+        for name, file in (("curves", "curves.png"), ("table", "summary.csv"), ("events", "tensorboard")):
+            self.say(f"{name}: {self.path / file}")
+
+    def _benchmark(self) -> dict[str, Any] | None:
+        options, world = self.options, self.world
+        if options.no_benchmark or self.trainer.fsdp or not world.primary:
+            return None
+        speeds = sorted(self.train_speeds)
+        on_gpu = world.device.type == "cuda"
+        device = torch.cuda.get_device_name(world.device) if on_gpu else platform.processor() or platform.machine()
+        batch = min(self.val_loader.batch_size, 64)
+        images = torch.zeros(batch, *self.config["input_size"])
+        images, _ = self.trainer.to_device(images, images)
+        extra = {
+            "model": options.model,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "processes": world.size,
+            "precision": options.amp_dtype if options.amp else "float32",
+            "global_batch": self.train_loader.global_batch,
+        }
+        middle = speeds[len(speeds) // 2] if speeds else None
+        return report.benchmark(self.model, images, middle, extra, self.trainer.autocast)
