@@ -1,0 +1,70 @@
+"""Convolutional units on `(B, C, H, W)` maps that several convolutional mixers are made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from backbones.layers.norm import GlobalResponseNorm
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, then BatchNorm.
+
+    Args:
+        in_dim, dim: Channels in and out.
+        kernel_size, stride, padding, dilation, groups: As in `nn.Conv2d`; "same" padding of the kernel by default.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        if padding is None:
+            padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride, padding, dilation, groups, bias=False, **dd)
+        self.norm = nn.BatchNorm2d(dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+class ResidualDepthwiseConv(nn.Conv2d):
+    """`x + depthwise_conv(x)`, 3x3 by default: a conditional position encoding (CPVT, arXiv 2102.10882)."""
+
+    def __init__(self, dim: int, kernel_size: int = 3, device=None, dtype=None) -> None:
+        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
+class ConvMlp(nn.Module):
+    """Pointwise MLP with a residual 3x3 depthwise convolution and global response normalisation in its hidden layer.
+
+    Args:
+        dim: Channels C in and out.
+        hidden_dim: Width of the hidden layer.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
+        self.act = nn.GELU()
+        self.dwconv = ResidualDepthwiseConv(hidden_dim, **dd)
+        self.grn = GlobalResponseNorm(hidden_dim, **dd)
+        self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.grn(self.dwconv(self.act(self.fc1(x)))))
