@@ -342,7 +342,8 @@ def check_same_classes(train: ImageSource | StreamSource, val: ImageSource | Str
 def _class_names(dataset: Any) -> list[str]:
     """Names by label from whatever the dataset tells; empty when it tells nothing."""
     reader = getattr(dataset, "reader", None)
-    mapping = getattr(reader, "class_to_idx", None) or getattr(dataset, "class_to_idx", None)
+    owners = ((reader, "class_to_idx"), (reader, "class_name_to_idx"), (dataset, "class_to_idx"))
+    mapping = next((found for owner, name in owners if (found := getattr(owner, name, None))), None)
     if mapping:
         names = {int(label): str(name) for name, label in mapping.items()}
         return [names.get(label, str(label)) for label in range(max(names) + 1)]

@@ -23,6 +23,13 @@ from backbones.train.options import OPTIONS, build_parser
 #: Keys of a run's recipe.yaml that describe the outcome of resolving (for validate and predict), not options.
 DERIVED = ("class_names", "recipe", "world_size", "global_batch", "resolved_lr", "versions", "command")
 
+_LEAST = {
+    **dict.fromkeys(
+        ("batch_size", "validation_batch_size", "grad_accum_steps", "epochs", "log_interval", "img_size"), 1
+    ),
+    **dict.fromkeys(("workers", "overfit", "early_stop", "save_every_steps", "max_unreadable", "aug_repeats"), 0),
+}
+
 
 class RecipeError(ValueError):
     """A recipe or an option is wrong; the message names it and the nearest right one."""
@@ -197,6 +204,9 @@ def resolve(
             layers = layers_of(content, given.get("model"), variant, recipe)
     for where, layer in [*layers, ("command line", given)]:
         apply_layer(values, layer, where)
+    for key, least in _LEAST.items():
+        if values[key] is not None and values[key] < least:
+            raise RecipeError(f"{key} must be at least {least}, not {values[key]}.")
     return SimpleNamespace(**values, recipe=recipe)
 
 
