@@ -76,6 +76,7 @@ class Family:
         dense_norm_eps: Epsilon of those norms.
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
+        complete: Constructor arguments of a model with every part that the published files hold (training heads).
         first_conv: Name of the image convolution.
         reduction: Stride of the last map.
         interpolation: Resizing of evaluation images.
@@ -93,6 +94,7 @@ class Family:
     dense_norm_eps: float = 1e-5
     convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
+    complete: Mapping[str, Any] = field(default_factory=dict)
     first_conv: str = "stem.conv1"
     reduction: int = 32
     interpolation: str = "bicubic"
@@ -161,11 +163,14 @@ def _make_entry_point(name: str, family: Family, variant: Variant) -> Callable[.
     def entry_point(pretrained: bool = False, **kwargs) -> nn.Module:
         weights = variant.weights.get(_tag_of(variant, kwargs.get("pretrained_cfg")))
         args = {**variant.args, **(weights.args if weights else {}), **kwargs}
+        if pretrained:
+            from backbones.checkpoints import pretrained_args  # above the models, and needed here only
+
+            args.update(pretrained_args(name, kwargs))
         return build_model_with_cfg(
             family.model,
             name,
             pretrained,
-            pretrained_filter_fn=family.convert_checkpoint,
             feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
             **args,
         )

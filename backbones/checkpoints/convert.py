@@ -1,0 +1,297 @@
+"""From a published file to tensors under a model's own names, and whether they fit."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from backbones.checkpoints.errors import WeightsError
+from backbones.dense.backbone import DenseBackbone
+from backbones.models import family_of
+from backbones.models._registry import Family, Weights, unwrap_checkpoint
+
+_SHOWN = 3  # keys in a message
+#: What a family's conversion may meet in a file that is not its own.
+CONVERSION_ERRORS = (KeyError, IndexError, ValueError, RuntimeError, AttributeError)
+
+
+class Entry(NamedTuple):
+    """A row of the zoo's table of weights."""
+
+    name: str
+    model: str
+    tag: str
+    family: Family
+    weights: Weights
+
+
+def entry(name: str) -> Entry:
+    """The row of `name`: a model with or without tag (then its default one).
+
+    Raises:
+        WeightsError: There is no such model or tag.
+    """
+    model, _, tag = name.partition(".")
+    try:
+        family = family_of(model)
+    except KeyError:
+        raise WeightsError(f"The zoo has no model {model!r}: `tools/checkpoint.py list` shows all.") from None
+    tags = family.variants[model].weights
+    tag = tag or next(iter(tags))
+    if tag not in tags:
+        raise WeightsError(f"{model} has no weights tagged {tag!r}: its tags are {', '.join(tags)}.")
+    return Entry(f"{model}.{tag}", model, tag, family, tags[tag])
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a safetensors or torch file; nothing in it is executed.
+
+    Raises:
+        WeightsError: It is missing, truncated, no checkpoint, or holds objects that only unpickling could restore.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise WeightsError(f"Cannot read {path}: {error.strerror}.") from error
+    if head[:2] in (b"\x1f\x8b", b"BZ") or head[:6] in (b"\xfd7zXZ\x00", b"7z\xbc\xaf'\x1c"):
+        raise WeightsError(f"{path} is a compressed archive: unpack it and give the checkpoint inside.")
+    if head.lstrip()[:1] == b"<":
+        raise WeightsError(f"{path} is a web page, not a checkpoint: download it again with a browser.")
+    try:
+        if head[8:9] == b"{":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _unsafe(path, error) from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} is truncated or not a checkpoint ({_first_line(error)}).") from error
+    if not isinstance(checkpoint, Mapping):
+        raise WeightsError(f"{path} holds a {type(checkpoint).__name__} instead of a state dict.")
+    return dict(checkpoint)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
+def _unsafe(path: Path, error: pickle.UnpicklingError) -> WeightsError:
+    try:
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # an unreadable file, or a format that cannot be listed
+        return WeightsError(f"{path} is truncated or not a checkpoint that loads with weights_only=True.")
+    return WeightsError(
+        f"{path} holds Python objects besides its weights ({', '.join(found[:_SHOWN]) or 'unknown'}), which are not "
+        "unpickled here: if you trust it, load it with torch.load(..., weights_only=False), save its state dict alone "
+        "with torch.save, and give that file."
+    )
+
+
+def tensors_of(checkpoint: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
+    """The weights inside a checkpoint, under the authors' names.
+
+    Raises:
+        WeightsError: There are none.
+    """
+    tensors = {key: value for key, value in unwrap_checkpoint(checkpoint).items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise WeightsError(
+            f"{source} holds no weights at its top level, 'state_dict' or 'model' (it has "
+            f"{', '.join(map(str, list(checkpoint)[:_SHOWN])) or 'nothing'}): give a file of weights."
+        )
+    return tensors
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """How a state dict fails to fit a model: the keys of each kind."""
+
+    missing: Sequence[str]
+    unexpected: Sequence[str]
+    shapes: Sequence[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.shapes)
+
+    def __str__(self) -> str:
+        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.shapes))
+        return ", ".join(f"{len(keys)} keys {kind} ({_some(keys)})" for kind, keys in kinds if keys)
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+
+
+def misfit(model: nn.Module, state: Mapping[str, torch.Tensor], head_dropped: bool = False) -> Misfit:
+    """How `state` fails to fit `model`, beyond what timm adapts.
+
+    Args:
+        model: With timm's `pretrained_cfg`, or without.
+        state: Under the model's names.
+        head_dropped: The classifier will not be loaded. It also is not where the model has another number of classes
+            than its `pretrained_cfg` says; another number of image channels is adapted.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    own = {key: value.shape for key, value in model.state_dict().items()}
+    classes = getattr(model, "num_classes", None)
+    head_dropped = head_dropped or (classes is not None and classes != cfg.get("num_classes", classes))
+    channels = (cfg.get("input_size") or (3,))[0]
+    first = f"{cfg.get('first_conv')}.weight" if getattr(model, "in_chans", channels) != channels else None
+    # Training heads end in a module of the classifier's name, too.
+    leaf = f".{(cfg.get('classifier') or 'head.fc').rpartition('.')[2]}."
+
+    def ignored(key: str) -> bool:
+        if key.endswith(".num_batches_tracked"):
+            return True
+        if not head_dropped or leaf not in key:
+            return False
+        return key.startswith(cfg.get("classifier") or "head.fc") or (key in own and own[key][0] == classes)
+
+    def differs(key: str) -> bool:
+        mine, theirs = own[key], state[key].shape
+        if key == first:
+            mine, theirs = mine[:1] + mine[2:], theirs[:1] + theirs[2:]
+        return mine != theirs
+
+    return Misfit(
+        missing=[key for key in own if key not in state and not ignored(key)],
+        unexpected=[key for key in state if key not in own and not ignored(key)],
+        shapes=[
+            f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key])} in the model"
+            for key in own
+            if key in state and not ignored(key) and differs(key)
+        ],
+    )
+
+
+def fitted(
+    checkpoint: Mapping[str, Any],
+    model: nn.Module,
+    name: str,
+    source: str = "The given state dict",
+    head_dropped: bool = False,
+) -> dict[str, torch.Tensor]:
+    """A checkpoint as a state dict of a model of the zoo.
+
+    Args:
+        checkpoint: The authors' or ours.
+        model: Gives names and shapes; may be on the meta device.
+        name: Of the model.
+        source: Where the checkpoint comes from, for the message.
+        head_dropped: See `misfit`.
+
+    Raises:
+        WeightsError: It does not fit; the message says how, and which model it fits.
+    """
+    tensors = tensors_of(checkpoint, source)
+    try:
+        state = family_of(name).convert_checkpoint(tensors, model)
+        problem: Misfit | str = misfit(model, state, head_dropped)
+    except CONVERSION_ERRORS as error:
+        problem = _first_line(error)
+    if problem:
+        raise WeightsError(f"{source} does not fit {name}: {problem}; {_likeliest(tensors, source, name)}.")
+    return state
+
+
+def _likeliest(tensors: Mapping[str, torch.Tensor], source: str, name: str) -> str:
+    """What the file is, in words; `name` is what it was taken for."""
+    from backbones.checkpoints.identify import describe, identify  # which builds on this module
+
+    found = identify(tensors, source)
+    if any((one.name.partition(".")[0], one.score) == (name, 1.0) for one in found):
+        return f"the file is a {describe(found)} as published, so leave out arguments that change the model"
+    return f"this looks like {describe(found)}" if found else "it looks like no model of the zoo"
+
+
+def classes_of(state: Mapping[str, torch.Tensor], classifier: str = "head.fc") -> int:
+    """Classes of the head in a converted state dict, 0 if it has none."""
+    weight = state.get(f"{classifier}.weight")
+    return 0 if weight is None else weight.shape[0]
+
+
+def convert(checkpoint: Mapping[str, Any], name: str, source: str) -> dict[str, torch.Tensor]:
+    """A checkpoint as what the store keeps of the weights `name`: everything, under our names, checked.
+
+    Raises:
+        WeightsError: It does not fit, or holds numbers that are not finite.
+    """
+    row = entry(name)
+    tensors = tensors_of(checkpoint, source)
+    args = {}
+    if row.weights.num_classes is None:
+        shapeless = timm.create_model(row.name, device="meta")
+        args["num_classes"] = classes_of(row.family.convert_checkpoint(tensors, shapeless)) or 1000
+        args["pretrained_cfg_overlay"] = {"num_classes": args["num_classes"]}
+    try:
+        model = timm.create_model(row.name, device="meta", **row.family.complete, **args)
+        state = fitted(tensors, model, row.model, source)
+    except WeightsError:
+        if not row.family.complete:
+            raise
+        state = fitted(tensors, timm.create_model(row.name, device="meta", **args), row.model, source)
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{source} holds numbers that are not finite ({_some(broken)}): get a good copy of it.")
+    return state
+
+
+def try_out(state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Load converted weights into the real model and run one image through it.
+
+    Raises:
+        WeightsError: What comes out is not finite.
+    """
+    classes = classes_of(state)
+    overlay = {"state_dict": dict(state), "num_classes": classes or 1000}
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    image = torch.randn(1, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        if not model(image).isfinite().all():
+            raise WeightsError(f"{name} computes numbers that are not finite with these weights: get a good copy.")
+
+
+def load_into(model: nn.Module, path: str | Path) -> None:
+    """Load a checkpoint file, the authors' or ours, into a model of the zoo or a `DenseBackbone`.
+
+    Raises:
+        WeightsError: It does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    if isinstance(model, DenseBackbone):
+        state = fitted_dense(checkpoint, model, str(path))
+    else:
+        state = fitted(checkpoint, model, model.pretrained_cfg["architecture"], str(path))
+    model.load_state_dict(state)
+
+
+def fitted_dense(
+    checkpoint: Mapping[str, Any], backbone: DenseBackbone, source: str = "The given state dict"
+) -> dict[str, torch.Tensor]:
+    """A dense-prediction checkpoint, or a whole detector or segmentor, as a state dict of `backbone`.
+
+    Raises:
+        WeightsError: It does not fit; the message says how, and which model it fits.
+    """
+    tensors = tensors_of(checkpoint, source)
+    name = backbone.model.pretrained_cfg["architecture"]
+    try:
+        state = backbone.convert_checkpoint(tensors)
+        problem: Misfit | str = misfit(backbone, state)
+    except CONVERSION_ERRORS as error:
+        problem = _first_line(error)
+    if problem:
+        raise WeightsError(f"{source} does not fit the dense {name}: {problem}; {_likeliest(tensors, source, name)}.")
+    return state

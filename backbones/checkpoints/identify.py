@@ -1,0 +1,172 @@
+"""Which model of the zoo a file belongs to, told by the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import timm
+import torch
+from torch import nn
+
+from backbones.checkpoints.convert import CONVERSION_ERRORS, tensors_of
+from backbones.dense.backbone import DenseBackbone
+from backbones.models import family_of, list_models
+from backbones.models._registry import Family
+
+_UNKNOWN = 0.3  # share of keys below which nothing is recognised
+_CLOSE = 0.05  # classification scores this near the best are compared in their dense form
+Shapes = Mapping[str, tuple]
+
+
+class Candidate(NamedTuple):
+    """A model that a file may belong to.
+
+    Attributes:
+        name: Model, with tag where the model's tags differ in shapes.
+        form: "classification" or "dense".
+        score: Share of all keys (of file and model) that agree in name and shape; 1 is a perfect fit.
+    """
+
+    name: str
+    form: str
+    score: float
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Names and shapes of the models `names`, which all have the same."""
+
+    names: tuple[str, ...]
+    family: Family
+    shapes: Shapes
+    numel: int
+
+
+def _meta(name: str) -> nn.Module:
+    return timm.create_model(name, device="meta", **family_of(name).complete)
+
+
+def _shapes(state: Mapping[str, torch.Tensor], family: Family) -> dict[str, tuple]:
+    """Shapes by key, without what follows from the number of classes and of image channels, and without counters."""
+    found = {}
+    for key, value in state.items():
+        shape = tuple(value.shape)
+        if key.endswith(("head.fc.weight", "head.fc.bias")):
+            shape = shape[1:]
+        elif key.endswith(f"{family.first_conv}.weight"):
+            shape = (shape[0], *shape[2:])
+        if not key.endswith(".num_batches_tracked"):
+            found[key] = shape
+    return found
+
+
+def _numel(state: Mapping[str, torch.Tensor]) -> int:
+    return sum(value.numel() for value in state.values())
+
+
+@cache
+def _layouts() -> tuple[_Layout, ...]:
+    """One layout for each group of tags of a model that share it."""
+    found = []
+    for model in list_models():
+        family = family_of(model)
+        groups: dict[tuple, list[str]] = {}
+        numels = {}
+        for tag in family.variants[model].weights:
+            state = _meta(f"{model}.{tag}").state_dict()
+            key = tuple(sorted(_shapes(state, family).items()))
+            groups.setdefault(key, []).append(f"{model}.{tag}")
+            numels[key] = _numel(state)
+        for key, names in groups.items():
+            found.append(_Layout(tuple(names) if len(groups) > 1 else (model,), family, dict(key), numels[key]))
+    return tuple(found)
+
+
+def _agreement(file: Shapes, model: Shapes) -> float:
+    same = sum(model.get(key) == shape for key, shape in file.items())
+    return same / max(len(file.keys() | model.keys()), 1)
+
+
+def _converted(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[_Layout, Shapes]]:
+    """The file in each layout's terms. Families that only rename keys do so once."""
+    renamed: dict[int, Shapes] = {}
+    for layout in _layouts():
+        family = layout.family
+        if family.convert is None and id(family) in renamed:
+            yield layout, renamed[id(family)]
+            continue
+        try:
+            shapes = _shapes(family.convert_checkpoint(tensors, _meta(layout.names[0])), family)
+        except CONVERSION_ERRORS:
+            continue
+        renamed[id(family)] = shapes
+        yield layout, shapes
+
+
+def identify(checkpoint: Mapping[str, Any], source: str = "") -> list[Candidate]:
+    """Models that a checkpoint belongs to, authors' or ours, best first.
+
+    NAT and DiNAT share their layouts, so more than one may fit equally; the file's name then decides the order.
+
+    Args:
+        checkpoint: With or without wrapper.
+        source: File name, a hint only.
+
+    Returns:
+        The best candidates, all of the same score; empty where nothing is similar.
+
+    Raises:
+        WeightsError: There are no tensors in it.
+    """
+    tensors = {key: torch.empty_like(value, device="meta") for key, value in tensors_of(checkpoint, source).items()}
+    numel = _numel(tensors)
+    scored = []
+    for layout, shapes in _converted(tensors):
+        scored.append((_agreement(shapes, layout.shapes), layout))
+    best = max((score for score, _ in scored), default=0.0)
+    ranked = [
+        (score, -abs(layout.numel - numel), Candidate(name, "classification", score))
+        for score, layout in scored
+        for name in layout.names
+    ]
+    if best < 1:
+        near = [name for score, layout in scored if score >= best - _CLOSE for name in layout.names]
+        ranked += _dense_candidates(tensors, near)
+    top = max(((score, size) for score, size, _ in ranked), default=(0.0, 0))
+    if top[0] < _UNKNOWN:
+        return []
+    found = [candidate for score, size, candidate in ranked if (score, size) == top]
+    return sorted(found, key=lambda candidate: not _published_as(candidate.name, source))
+
+
+def _dense_candidates(tensors: Mapping[str, torch.Tensor], names: list[str]) -> Iterator[tuple[float, int, Candidate]]:
+    """Score, closeness in size, and candidate of each model's dense form that can take the file."""
+    for name in names:
+        backbone = DenseBackbone(name, device="meta")
+        own = backbone.state_dict()
+        try:
+            state = backbone.convert_checkpoint(tensors)
+        except CONVERSION_ERRORS:
+            continue
+        score = _agreement(_shapes(state, backbone.family), _shapes(own, backbone.family))
+        yield score, -abs(_numel(own) - _numel(tensors)), Candidate(name, "dense", score)
+
+
+def _published_as(name: str, source: str) -> bool:
+    """Whether `source` is, but for a suffix, the file name under which a tag of the model is published."""
+    model, _, tag = name.partition(".")
+    stem = Path(source).name.partition(".")[0]
+    weights = family_of(model).variants[model].weights
+    published = [Path(urlsplit(w.url).path).stem for t, w in weights.items() if w.url and tag in ("", t)]
+    return bool(stem) and any(one.startswith(stem) or stem.startswith(one) for one in (model, *published))
+
+
+def describe(candidates: list[Candidate]) -> str:
+    """Names of equal candidates in words."""
+    dense = " (dense-prediction form)" if candidates[0].form == "dense" else ""
+    return " or ".join(candidate.name for candidate in candidates) + dense
