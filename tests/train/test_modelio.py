@@ -197,6 +197,8 @@ def test_exported_folder_of_timm(tmp_path):
     assert torch.equal(logits(loaded.model), logits(model))
     assert loaded.class_names == NAMES
     assert loaded.report.complete
+    with pytest.raises(ModelError, match="have 7 classes, so a head for 5 would be random"):
+        load_model(str(tmp_path / "export"), num_classes=5)
 
 
 def test_no_published_weights_and_random_ones():
@@ -214,8 +216,9 @@ def test_unknown_model_argument():
 
 
 def test_model_that_stores_its_size_is_resized_after_loading(tmp_path):
-    make_run(tmp_path / "run", "test_vit", size=64)
+    model = make_run(tmp_path / "run", "test_vit", size=64)
     at_64 = load_model(str(tmp_path / "run"))
+    assert torch.equal(logits(at_64.model, 64), logits(model, 64))
     assert at_64.data_config["input_size"] == (3, 64, 64)
     at_96 = load_model(str(tmp_path / "run"), img_size=96)
     assert logits(at_96.model, 96).shape == (2, 7)
