@@ -200,9 +200,7 @@ def resolve_dilations(dilations: str | Sequence[Sequence[int]], depths: Sequence
 _NAT_URL = "https://shi-labs.com/projects/nat/checkpoints/CLS"
 _DINAT_URL = "https://shi-labs.com/projects/dinat/checkpoints"
 _22K_FIRST = "pre-trained on ImageNet-22K"
-_HEAD_UNSTATED = (
-    "the class count of the file's head is not stated: pass its num_classes, or another one to drop the head"
-)
+_UNSTATED = "the class count is not stated: the model takes that of the file"
 
 _COMMON = {
     "model": NAT,
@@ -316,7 +314,7 @@ register_family(
                         args={"dilations": "384"},
                         notes=(_22K_FIRST,),
                     ),
-                    "in22k": _file("imagenet22k/dinat_large_in22k_224", notes=(_HEAD_UNSTATED,)),
+                    "in22k": _file("imagenet22k/dinat_large_in22k_224", num_classes=None, notes=(_UNSTATED,)),
                 },
             ),
             "dinat_l_11x11": _dinat(
@@ -333,7 +331,8 @@ register_family(
                     ),
                     "in22k": _file(
                         "imagenet22k/dinat_large_in22k_224_11x11interp",
-                        notes=("the 7x7 weights with bias tables resized to 21 x 21", _HEAD_UNSTATED),
+                        num_classes=None,
+                        notes=("the 7x7 weights with bias tables resized to 21 x 21", _UNSTATED),
                     ),
                 },
                 kernel_size=11,
@@ -365,7 +364,7 @@ register_family(
                         args={"dilations": "384"},
                         notes=(_22K_FIRST,),
                     ),
-                    "in22k": _file("imagenet22k/dinat_s_large_in22k_224", notes=(_HEAD_UNSTATED,)),
+                    "in22k": _file("imagenet22k/dinat_s_large_in22k_224", num_classes=None, notes=(_UNSTATED,)),
                 },
             ),
         },
