@@ -19,13 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from backbones.train.checkpoint import CheckpointError
     from backbones.train.data import DataError
+    from backbones.train.distributed import DeviceError
     from backbones.train.engine import TrainError
     from backbones.train.modelio import ModelError
     from backbones.train.run import train
 
     try:
         return train(recipe, given, [sys.argv[0], *argv])
-    except (RecipeError, DataError, ModelError, CheckpointError) as error:
+    except (RecipeError, DataError, ModelError, DeviceError, CheckpointError) as error:
         return _fail(error, 2)
     except TrainError as error:
         return _fail(error, 3)

@@ -14,6 +14,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
+class DeviceError(RuntimeError):
+    """The device cannot be used; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class World:
     """This process among all of the run.
@@ -81,14 +85,18 @@ def world(device: str | None = None) -> Iterator[World]:
         device: cuda, cpu or mps; with torchrun each process takes the GPU of its local rank.
 
     Raises:
-        RuntimeError: When a GPU is asked for that is not there.
+        DeviceError: For an unknown device, or a GPU that is not there.
     """
     kind = device or default_device()
+    try:
+        kind = torch.device(kind).type
+    except RuntimeError as error:
+        raise DeviceError(f"--device {kind}: {str(error).splitlines()[0]}; use cuda, cpu or mps.") from error
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if kind == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
         if local >= torch.cuda.device_count():
-            raise RuntimeError(
+            raise DeviceError(
                 f"Process {local} of this node has no GPU ({torch.cuda.device_count()} found): "
                 "lower --nproc_per_node, or pass --device cpu."
             )

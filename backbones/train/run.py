@@ -9,6 +9,7 @@ import platform
 import shlex
 import signal
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,9 @@ from backbones.train.memory import explain, largest_batch
 from backbones.train.options import OPTIONS
 from backbones.train.progress import Display
 from backbones.train.recipe import resolve, resolve_lr
+
+#: Drawing takes a second or so: with shorter epochs, the curves are drawn no more often than this.
+PLOT_SECONDS = 15.0
 
 
 class Stop:
@@ -104,6 +108,7 @@ class Run:
         self.resuming = resumed and self.checkpoints.resumable
         self.stop = Stop()
         self.train_speeds: list[float] = []
+        self.next_plot = 0.0
         self._build()
 
     def say(self, text: str) -> None:
@@ -314,11 +319,14 @@ class Run:
                 if key not in ("epoch", "updates") and value != "":
                     self.board.add_scalar(key.replace("_", "/", 1), value, p.updates)
 
-    def _write_tables(self) -> None:
+    def _write_tables(self, final: bool = False) -> None:
         from backbones.train.plots import plot_curves
 
         rows = self.trainer.progress.rows
         report.write_csv(self.path / "summary.csv", rows)
+        if not rows or (not final and time.monotonic() < self.next_plot):
+            return
+        self.next_plot = time.monotonic() + PLOT_SECONDS
         plot_curves(rows, self.path / "curves.png", f"{self.options.model} on {self.data.name}")
 
     def _save(self, better: dict[str, str]) -> None:
@@ -360,8 +368,8 @@ class Run:
             return
         if row and self.world.primary:
             report.write_csv(self.path / "benchmark.csv", [row])
-        if self.world.primary and p.rows and not (self.path / "curves.png").exists():
-            self._write_tables()
+        if self.world.primary:
+            self._write_tables(final=True)
         metric = options.eval_metric
         for name in ("best", "best_ema"):
             if name in p.best:

@@ -1,0 +1,64 @@
+"""The load report and the cost of a model."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from backbones.train.report import benchmark, count_macs, file_sha256, load_report, record_loading, write_csv
+
+
+def test_complete_weights(tmp_path):
+    model = timm.create_model("test_vit")
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    report = load_report(model, tmp_path / "w.safetensors")
+    assert report.complete and report.percent == 100 and report.matched == report.total == len(model.state_dict())
+    assert report.sha256 == file_sha256(tmp_path / "w.safetensors")
+    assert report.sha256 in report.render() and "WARNING" not in report.render()
+
+
+def test_incomplete_weights_are_loud():
+    model = timm.create_model("test_vit")
+    state = model.state_dict()
+    del state["norm.bias"]
+    state["extra"] = torch.zeros(1)
+    state["head.bias"] = torch.zeros(3)
+    report = load_report(model, state)
+    assert (report.missing, report.unexpected, report.mismatched) == (["norm.bias"], ["extra"], ["head.bias"])
+    assert report.matched == report.total - 2 and not report.complete
+    text = report.render()
+    assert "WARNING" in text and "RANDOM" in text and "norm.bias" in text and f"{report.percent:.1f} %" in text
+    assert "NOTHING" in load_report(model, {"x": torch.zeros(1)}).render()
+
+
+def test_published_weights_are_reported_as_they_are_loaded(tmp_path):
+    source = timm.create_model("test_vit", num_classes=1000)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    overlay = {"file": str(tmp_path / "w.pth")}
+    with record_loading() as reports:
+        model = timm.create_model("test_vit", pretrained=True, num_classes=7, pretrained_cfg_overlay=overlay)
+    [report] = reports
+    assert report.missing == ["head.weight", "head.bias"] and report.sha256 == file_sha256(tmp_path / "w.pth")
+    assert torch.equal(model.cls_token, source.cls_token)
+    before = torch.nn.Module.load_state_dict
+    assert before.__name__ == "load_state_dict"
+
+
+def test_macs_are_those_of_the_layers():
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.Flatten(), torch.nn.Linear(512, 10)
+    )
+    assert count_macs(model, (3, 16, 16)) == pytest.approx((8 * 8 * 8 * 27 + 5120) / 1e9)
+    assert model.training
+
+
+def test_benchmark_row(tmp_path):
+    model = timm.create_model("test_vit", num_classes=10)
+    row = benchmark(model, torch.zeros(4, 3, 160, 160), 12.345, {"model": "test_vit"})
+    assert row["infer_img_per_s"] > 0 and row["train_img_per_s"] == 12.3 and row["train_peak_memory_mb"] > 10
+    assert row["params_m"] == round(sum(p.numel() for p in model.parameters()) / 1e6, 4)
+    write_csv(tmp_path / "b.csv", [row, {"model": "other", "new": 1}])
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    assert len(lines) == 3 and lines[0].startswith("model,img_size") and lines[0].endswith(",new")

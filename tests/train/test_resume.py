@@ -1,0 +1,116 @@
+"""A killed, interrupted or stopped run goes on to exactly where an undisturbed one ends. Real processes are killed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Everything that is random: augmentation, erasing, mixing, drop path, dropout; and EMA, accumulation, a schedule.
+OPTIONS = """\
+--model test_vit img_size=32 model_kwargs.patch_size=8 mean=[.5,.5,.5] std=[.5,.5,.5] crop_pct=1 device=cpu workers=1
+batch_size=4 grad_accum_steps=2 epochs=3 warmup_epochs=1 sched_on_updates=true lr=1e-3 layer_decay=0.9 clip_grad=1.0
+drop=0.1 drop_path=0.2 aa=rand-m9-mstd0.5-inc1 reprob=0.25 mixup=0.8 cutmix=1.0 model_ema=true model_ema_decay=0.9
+save_every_steps=2 log_interval=2 no_benchmark=true"""
+
+
+def command(data, output, *more):
+    return [
+        sys.executable, str(ROOT / "tools/classification/train.py"),
+        "--data", str(data), "--output", str(output), "--experiment", "run", *OPTIONS.split(), *more,
+    ]  # fmt: skip
+
+
+def start(data, output, *more):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        command(data, output, *more), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=240)
+    return output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photo_folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    process = start(photo_folder, output)
+    text = finish(process)
+    assert process.returncode == 0, text
+    return output / "run"
+
+
+def assert_same_end(run, undisturbed):
+    for name in ("last.safetensors", "last_ema.safetensors", "best.safetensors", "best_ema.safetensors"):
+        ours, theirs = load_file(run / name), load_file(undisturbed / name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    ours, theirs = (torch.load(path / "last.state.pt", weights_only=True) for path in (run, undisturbed))
+    for moment in ("exp_avg", "exp_avg_sq"):
+        for index, state in theirs["optimizer"]["state"].items():
+            assert torch.equal(ours["optimizer"]["state"][index][moment], state[moment])
+    rows = [list(csv.DictReader((path / "summary.csv").read_text().splitlines())) for path in (run, undisturbed)]
+    for row, expected in zip(*rows, strict=True):
+        assert {k: v for k, v in row.items() if "img_per_s" not in k} == {
+            k: v for k, v in expected.items() if "img_per_s" not in k
+        }
+
+
+def test_killed_at_random_moments_and_resumed(photo_folder, undisturbed, tmp_path):
+    """SIGKILL again and again, at random moments after the next sign of progress, until the run gets through."""
+    moments = random.Random()
+    kills = []
+    for _ in range(40):
+        process = start(photo_folder, tmp_path, "--resume", "auto")
+        # The first starts are killed early in training; later ones may get further, so that the run ends.
+        lines = moments.randint(1, 3 + len(kills) // 2)
+        if len(kills) < 3:
+            for line in process.stdout:
+                lines -= line.startswith("epoch")
+                if not lines:
+                    break
+            time.sleep(moments.uniform(0, 0.4))
+            if process.poll() is None:
+                process.kill()
+                kills.append(line.strip())
+                finish(process)
+                continue
+        text = finish(process)
+        if process.returncode == 0:
+            break
+        pytest.fail(text)
+    assert len(kills) == 3, kills
+    print("killed after:", kills)
+    assert_same_end(tmp_path / "run", undisturbed)
+
+
+def test_interrupted_saves_and_says_how_to_go_on(photo_folder, undisturbed, tmp_path):
+    process = start(photo_folder, tmp_path, "save_every_steps=0")
+    seen = 0
+    for line in process.stdout:
+        seen += line.startswith("epoch")
+        if seen == 2:
+            break
+    process.send_signal(signal.SIGINT)
+    text = finish(process)
+    assert process.returncode == 130, text
+    assert "Stopped by SIGINT; saved at epoch" in text
+    [advice] = [line for line in text.splitlines() if line.startswith("To go on: ")]
+    words = advice.removeprefix("To go on: ").split()
+    assert words[0] == "python"
+    done = subprocess.run([sys.executable, *words[1:]], text=True, capture_output=True, timeout=240, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resumed at epoch" in done.stdout
+    assert_same_end(tmp_path / "run", undisturbed)

@@ -1,0 +1,277 @@
+"""Training in this process: what a run leaves, its options at work, and its errors."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import load_file
+from timm.models import register_model
+from torch import nn
+
+from backbones.train.cli_train import main
+from backbones.train.modelio import load_model
+
+CHEAP = "img_size=32 device=cpu workers=0 no_benchmark=true epochs=1 batch_size=8"
+SMALL = f"--model test_vit model_kwargs.patch_size=8 {CHEAP}"
+
+
+def run(tmp_path, *argv, data=None, name="run", code=0, small=SMALL):
+    """Trains under tmp_path and returns the run folder."""
+    words = small.split() + (["--data", str(data)] if data else [])
+    words += ["--output", str(tmp_path), "--experiment", name, *(word for text in argv for word in text.split())]
+    assert main(words) == code
+    return tmp_path / name
+
+
+def table(file):
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
+def rows(path):
+    return [{k: float(v) for k, v in row.items() if v} for row in table(path / "summary.csv")]
+
+
+@register_model
+def two_heads_for_tests(pretrained=False, num_classes=10, **kwargs):
+    """A model that returns (main, auxiliary) logits in training."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.head, self.aux_head = nn.Linear(8, num_classes), nn.Linear(8, num_classes)
+            self.num_classes = num_classes
+            self.pretrained_cfg = {}
+
+        def forward(self, x):
+            x = self.body(x)
+            return (self.head(x), self.aux_head(x)) if self.training else self.head(x)
+
+    return TwoHeads()
+
+
+@register_model
+def memory_of_three_for_tests(pretrained=False, num_classes=10, **kwargs):
+    """A model whose forward pass runs out of memory with more than three images."""
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.head = nn.Linear(8, num_classes)
+            self.num_classes = num_classes
+            self.pretrained_cfg = {}
+
+        def forward(self, x):
+            if self.training and len(x) > 3:
+                raise torch.OutOfMemoryError("no memory for that many")
+            return self.head(self.body(x))
+
+    return Small()
+
+
+def test_a_run_leaves_everything(photo_folder, tmp_path, capsys):
+    path = run(tmp_path, "epochs=2 model_ema=true no_benchmark=false", data=photo_folder)
+    names = {file.name for file in path.iterdir()}
+    assert names == {
+        "recipe.yaml", "summary.csv", "curves.png", "benchmark.csv", "tensorboard", "last.state.pt",
+        "last.safetensors", "best.safetensors", "last_ema.safetensors", "best_ema.safetensors",
+    }  # fmt: skip
+    assert len(rows(path)) == 2 and rows(path)[1]["epoch"] == 2 and 0 <= rows(path)[1]["eval_ema_top1"] <= 100
+    recipe = yaml.safe_load((path / "recipe.yaml").read_text())
+    assert recipe["class_names"] == ["china", "flower", "seven", "three"] and recipe["num_classes"] == 4
+    assert (recipe["img_size"], recipe["global_batch"], recipe["world_size"]) == (32, 8, 1)
+    assert any((path / "tensorboard").iterdir()) and (path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    [row] = table(path / "benchmark.csv")
+    assert float(row["gmacs"]) > 0 and float(row["train_img_per_s"]) > 0 and float(row["infer_img_per_s"]) > 0
+    text = capsys.readouterr().out
+    assert "weights: random" in text and "learning rate" in text and "global batch 8 = 8 images x 1 processes" in text
+
+
+def test_validation_reads_the_run(photo_folder, tmp_path):
+    path = run(tmp_path, data=photo_folder)
+    loaded = load_model(str(path))
+    assert loaded.report.complete and loaded.class_names == ["china", "flower", "seven", "three"]
+    assert loaded.data_config["input_size"] == (3, 32, 32)
+
+
+def test_accumulated_batches_equal_a_big_one(photo_folder, tmp_path):
+    shared = "mixup=0.8 cutmix=1.0 aa=rand-m9 reprob=0.3 clip_grad=1.0 epochs=2"
+    big = run(tmp_path, shared, "batch_size=16", data=photo_folder, name="big")
+    small = run(tmp_path, shared, "batch_size=4 grad_accum_steps=4", data=photo_folder, name="small")
+    for ours, theirs in zip(rows(small), rows(big)):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5)
+    ours, theirs = load_file(small / "last.safetensors"), load_file(big / "last.safetensors")
+    assert all((ours[key] - theirs[key]).abs().max() < 2e-4 for key in theirs)
+    other = run(tmp_path, shared, "batch_size=16 seed=1", data=photo_folder, name="other")
+    assert rows(other)[0]["train_loss"] != pytest.approx(rows(big)[0]["train_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "amp=true amp_dtype=bfloat16 channels_last=true grad_checkpointing=true",
+        "amp=true amp_dtype=float16 clip_grad=1.0 clip_mode=agc opt=sgd",
+        "bce_loss=true mixup=0.2 mixup_mode=elem mixup_off_epoch=1 clip_grad=0.1 clip_mode=value",
+        "aug_repeats=3 smoothing=0 sched=step decay_epochs=1 opt=lamb in_chans=1",
+        "sched=plateau patience_epochs=0 layer_decay=0.7 model_ema=true model_ema_warmup=true eval_metric=loss",
+    ],
+)
+def test_options_at_work(argv, photo_folder, tmp_path):
+    path = run(tmp_path, argv, "epochs=2", data=photo_folder)
+    assert len(rows(path)) == 2 and all(row["train_loss"] < 10 for row in rows(path))
+
+
+def test_compiled_training_equals_eager(photo_folder, tmp_path):
+    eager = run(tmp_path, data=photo_folder, name="eager")
+    compiled = run(tmp_path, "torchcompile=aot_eager", data=photo_folder, name="compiled")
+    assert rows(compiled)[0]["train_loss"] == pytest.approx(rows(eager)[0]["train_loss"], abs=1e-5)
+    assert load_file(compiled / "last.safetensors").keys() == load_file(eager / "last.safetensors").keys()
+
+
+def test_auxiliary_heads_are_weighed(photo_folder, tmp_path):
+    model = "--model two_heads_for_tests smoothing=0 lr=0 warmup_epochs=0 min_lr=0"
+    losses = []
+    for weight in (0.0, 0.4, 1.0):
+        path = run(tmp_path, model, f"aux_loss_weight={weight}", data=photo_folder, name=str(weight), small=CHEAP)
+        losses.append(rows(path)[0]["train_loss"])
+    assert losses[2] > losses[1] > losses[0]
+    assert losses[1] - losses[0] == pytest.approx(0.4 * (losses[2] - losses[0]), rel=1e-4)
+
+
+def test_distillation_pulls_to_the_teacher(photo_folder, tmp_path):
+    teacher = timm.create_model("test_resnet", num_classes=4)
+    with torch.no_grad():
+        teacher.get_classifier().weight.zero_()
+        teacher.get_classifier().bias.copy_(torch.tensor([0.0, 0.0, 8.0, 0.0]))  # always says class 2
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
+    path = run(
+        tmp_path,
+        f"kd_model_name=test_resnet kd_pretrained_path={tmp_path / 'teacher.pth'} task_loss_weight=0 epochs=4 lr=3e-3",
+        "warmup_epochs=0 no_aug=true",
+        data=photo_folder,
+    )
+    student = load_model(str(path)).model
+    assert (student(torch.randn(16, 3, 32, 32)).argmax(1) == 2).all()
+    assert rows(path)[-1]["train_loss"] < 0.2 * rows(path)[0]["train_loss"]
+
+
+def test_pretrained_file_with_other_classes_is_adapted_and_loud(photo_folder, tmp_path, capsys):
+    source = timm.create_model("test_vit", img_size=32, patch_size=8, num_classes=9)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    run(tmp_path, f"pretrained_path={tmp_path / 'w.pth'} lr=0 warmup_lr=0 min_lr=0", data=photo_folder)
+    text = capsys.readouterr().out
+    assert "78 of 80 keys matched" in text and "WARNING: only 97.5 %" in text and "head.weight" in text
+    trained = load_file(tmp_path / "run" / "last.safetensors")
+    assert torch.equal(trained["blocks.0.attn.qkv.weight"], source.blocks[0].attn.qkv.weight)
+    assert main([*SMALL.split(), f"initial_checkpoint={tmp_path / 'w.pth'}", f"output={tmp_path}"]) == 2
+    assert "--pretrained-path adapts" in capsys.readouterr().err
+
+
+def test_initial_checkpoint_is_loaded_whole(photo_folder, tmp_path, capsys):
+    first = run(tmp_path, data=photo_folder, name="first")
+    run(tmp_path, f"initial_checkpoint={first / 'best.safetensors'}", data=photo_folder, name="second")
+    text = capsys.readouterr().out
+    assert "80 of 80 keys matched (100.0 %)" in text and "WARNING" not in text
+
+
+def test_dry_run_keeps_nothing(photo_folder, tmp_path, capsys):
+    run(tmp_path, "dry_run=true no_benchmark=false", data=photo_folder)
+    assert list(tmp_path.iterdir()) == []
+    text = capsys.readouterr().out
+    assert "step 2/6" in text and "step 3/6" not in text and "benchmark:" in text and "nothing was kept" in text
+
+
+def test_overfit_memorises_its_images(photo_folder, tmp_path, capsys):
+    path = run(
+        tmp_path, "overfit=8 epochs=30 lr=3e-3 warmup_epochs=0 sched_on_updates=true log_interval=50", data=photo_folder
+    )
+    assert rows(path)[-1]["eval_top1"] == 100 and rows(path)[-1]["train_loss"] < 0.5 * rows(path)[0]["train_loss"]
+    text = capsys.readouterr().out
+    assert "8 images to train, 8 to evaluate" in text and "the model can memorise them" in text
+
+
+def test_early_stop(photo_folder, tmp_path, capsys):
+    path = run(tmp_path, "early_stop=2 epochs=9 lr=0 warmup_lr=0 min_lr=0 warmup_epochs=0", data=photo_folder)
+    assert len(rows(path)) == 3 and "has not improved for 2 epochs" in capsys.readouterr().out
+
+
+def test_unreadable_images_are_reported(photo_folder, tmp_path, capsys):
+    data = shutil.copytree(photo_folder, tmp_path / "data")
+    for name in ("train/china/001.jpg", "val/three/013.jpg"):
+        (data / name).write_bytes(b"broken")
+    path = run(tmp_path, "epochs=2 workers=1", data=data)
+    text = capsys.readouterr().out
+    assert "1 unreadable train images were skipped" in text and "1 unreadable val images were skipped" in text
+    assert "train/china/001.jpg" in (path / "unreadable_train.txt").read_text()
+    run(tmp_path, "max_unreadable=0", data=data, name="strict", code=2)
+    assert "--max-unreadable allows" in capsys.readouterr().err
+
+
+def test_out_of_memory_names_the_batch_that_fits(photo_folder, tmp_path, capsys):
+    run(tmp_path, "--model memory_of_three_for_tests", data=photo_folder, small=CHEAP, code=3)
+    error = capsys.readouterr().err
+    assert "A batch of 2 fits: --batch-size 2 --grad-accum-steps 4 keeps the global batch" in error
+
+
+def test_automatic_halving_keeps_the_global_batch(photo_folder, tmp_path, capsys):
+    model = "--model memory_of_three_for_tests"
+    halved = run(tmp_path, model, "auto_batch_halving=true", data=photo_folder, small=CHEAP, name="halved")
+    assert "2 images x 4 accumulation steps" in capsys.readouterr().out
+    chosen = run(tmp_path, model, "batch_size=2 grad_accum_steps=4", data=photo_folder, small=CHEAP, name="chosen")
+    ours, theirs = load_file(halved / "last.safetensors"), load_file(chosen / "last.safetensors")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_memory_that_runs_out_later_halves_and_repeats_the_step(photo_folder, tmp_path, capsys, monkeypatch):
+    import backbones.train.run as module
+
+    monkeypatch.setattr(module, "largest_batch", lambda model, loss, size, batch, options: batch)
+    test_automatic_halving_keeps_the_global_batch(photo_folder, tmp_path, capsys)
+
+
+def test_non_finite_loss_stops_and_names_the_step(photo_folder, tmp_path, capsys):
+    run(tmp_path, "opt=sgd lr=1e20 warmup_epochs=0 epochs=3 log_interval=2", data=photo_folder, code=3)
+    error = capsys.readouterr().err
+    assert "The loss is not finite at step" in error and "--clip-grad" in error
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_a_finished_run_is_not_overwritten_and_can_be_prolonged(photo_folder, tmp_path, capsys):
+    path = run(tmp_path, data=photo_folder)
+    run(tmp_path, data=photo_folder, code=2)
+    assert "holds a run already: continue it with --resume auto" in capsys.readouterr().err
+    run(tmp_path, "epochs=3 resume=auto", data=photo_folder)
+    assert "changed on resuming: epochs was 1, now is 3" in capsys.readouterr().out
+    assert [row["epoch"] for row in rows(path)] == [1, 2, 3]
+
+
+def test_resume_with_another_batch_inside_an_epoch_is_refused(photo_folder, tmp_path, capsys):
+    state = run(tmp_path, data=photo_folder) / "last.state.pt"
+    content = torch.load(state, weights_only=True)
+    torch.save({**content, "epoch": 0, "step": 2}, state)
+    run(tmp_path, "resume=auto batch_size=4", data=photo_folder, code=2 + 1)
+    assert "global batch of 8, but now it would be 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--model tset_vit", "test_vit"),
+        ("--data /nowhere", "does not exist"),
+        ("model_kwargs.nonsense=1", "Check --model-kwargs"),
+        ("--resume nowhere", "there is no run"),
+        ("num_classes=3", "more than --num-classes 3"),
+        ("batch_size=7 mixup=0.5", "even --batch-size"),
+        ("device=gpu", "use cuda, cpu or mps"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(argv, message, tmp_path, capsys):
+    assert main([*SMALL.split(), f"output={tmp_path}", *argv.split()]) in (2, 3)
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and len(error.strip().splitlines()) == 1
