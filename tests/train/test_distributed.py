@@ -41,7 +41,7 @@ def run(data, output, name, options, processes=1):
     process = launch(data, output, name, options, processes)
     text, _ = process.communicate(timeout=240)
     assert process.returncode == 0, text
-    losses = [line.split("loss ")[1].split()[0] for line in text.splitlines() if " step " in line]
+    losses = [line.split("loss ")[1].split()[0] for line in text.splitlines() if "  loss " in line]
     return output / name, [float(loss) for loss in losses]
 
 
