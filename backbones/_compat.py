@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size
 from timm.models._manipulate import MATCH_PREV_GROUP
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-__all__ = ["MATCH_PREV_GROUP", "feature_take_indices", "is_plain_eager"]
+__all__ = ["MATCH_PREV_GROUP", "feature_take_indices", "is_plain_eager", "onednn_conv2d", "update_model_input_size"]
+
+# oneDNN's convolution with a fused activation, without gradient; None where this torch build has none.
+onednn_conv2d = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 
 
 def is_plain_eager() -> bool:

@@ -1,0 +1,277 @@
+"""MaxViT: multi-axis vision transformer (Tu et al., ECCV 2022, arXiv 2204.01697).
+
+- One block everywhere: MBConv with squeeze-excite, attention within local windows, attention over a sparse global
+  grid, each attention followed by an MLP. The grid lets every stage mix globally at linear cost.
+- A convolutional stem and four stages; the first MBConv of a stage downsamples.
+- BatchNorm and "same" padding as in TensorFlow, GELU in its tanh form.
+
+The weights are the authors' as timm publishes them (`maxvit_*_tf_*`), whose key names are ours. Published traps: the
+"224" ImageNet-1K files take ImageNet's mean and std, all others 0.5; the 384 and 512 files hold bias tables of windows
+12 and 16; a table of another window is resized as the authors resize it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
+from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates, register_notrace_module, to_2tuple
+from torch import nn
+
+from backbones._compat import update_model_input_size
+from backbones.layers.block import MixerBlock
+from backbones.layers.mbconv import Conv2dSame, MBConv, conv_norm_gelu
+from backbones.layers.norm import LayerNorm2d
+from backbones.layers.pointwise import MlpTanhGELU
+from backbones.layers.relpos import RelativePositionBias2d, resize_bias_table
+from backbones.layers.window import GridAttention, WindowAttention
+from backbones.models._registry import Family, Variant, Weights, register_family
+from backbones.models._skeleton import Backbone, Stage
+
+HEAD_DIM = 32
+DEFAULT_WINDOW = 7
+WINDOW_STRIDE = 32  # pixels of the image for one position of the published windows: 224 / 7, 384 / 12, 512 / 16
+BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
+
+
+@register_notrace_module
+class Stem(nn.Module):
+    """3x3 stride-2 convolution, BatchNorm, GELU, 3x3 convolution; `(B, C, H, W)` to `(B, D, ceil(H/2), ceil(W/2))`."""
+
+    def __init__(self, in_chans: int, dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.conv1 = Conv2dSame(in_chans, dim, 3, stride=2, **dd)
+        self.norm1 = nn.BatchNorm2d(dim, **BATCH_NORM, **dd)
+        self.conv2 = Conv2dSame(dim, dim, 3, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(conv_norm_gelu(x, self.conv1, self.norm1))
+
+
+class AttentionBlock(MixerBlock):
+    """Pre-norm residual attention, then MLP with tanh-GELU; `(B, C, H, W)` to `(B, C, H, W)`."""
+
+    def __init__(
+        self, dim: int, mixer: nn.Module, mlp_ratio: float = 4.0, drop_path: float = 0.0, device=None, dtype=None
+    ) -> None:
+        super().__init__(dim, mixer, mlp_ratio, drop_path=drop_path, device=device, dtype=dtype)
+        self.mlp = MlpTanhGELU(dim, int(dim * mlp_ratio), device=device, dtype=dtype)
+
+
+class MaxViTBlock(nn.Module):
+    """MBConv, window attention, grid attention; `(B, C_in, H, W)` to `(B, C, ceil(H / stride), ceil(W / stride))`."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        stride: int,
+        window_size: tuple[int, int],
+        mlp_ratio: float = 4.0,
+        expand_ratio: float = 4.0,
+        se_ratio: float = 0.25,
+        drop_path: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        heads = dim // HEAD_DIM
+        self.conv = MBConv(in_dim, dim, stride, expand_ratio, se_ratio, drop_path=drop_path, **dd)
+        window, grid = WindowAttention(dim, heads, window_size, **dd), GridAttention(dim, heads, window_size, **dd)
+        self.attn_block = AttentionBlock(dim, window, mlp_ratio, drop_path, **dd)
+        self.attn_grid = AttentionBlock(dim, grid, mlp_ratio, drop_path, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attn_grid(self.attn_block(self.conv(x)))
+
+
+class MaxViT(Backbone):
+    """Multi-axis vision transformer.
+
+    Takes images of any size. Where windows or grids do not divide a map, they are padded and the padding masked.
+
+    Args:
+        in_chans: Image channels.
+        num_classes: Classes, 0 for none.
+        global_pool: Pooling before the head.
+        stem_width: Channels of the stem.
+        dims: Channels of the four stages; multiples of 32, the width of a head.
+        depths: Blocks of the four stages.
+        window_size: Side of windows and grids, or `(rows, columns)`; by default 7, or what `img_size` asks for.
+        img_size: Side of the images, or `(height, width)`, to derive windows from as the authors do: img_size // 32.
+        mlp_ratio: Hidden width of the MLPs over the channels.
+        expand_ratio: Inner width of MBConv over its output channels.
+        se_ratio: Hidden width of squeeze-excite over MBConv's output channels.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+
+    Raises:
+        ValueError: Widths that are no multiples of 32, or an image smaller than 32 pixels.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        stem_width: int = 64,
+        dims: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (2, 2, 5, 2),
+        window_size: int | tuple[int, int] | None = None,
+        img_size: int | tuple[int, int] | None = None,
+        mlp_ratio: float = 4.0,
+        expand_ratio: float = 4.0,
+        se_ratio: float = 0.25,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        if any(dim % HEAD_DIM for dim in dims):
+            raise ValueError(f"dims {tuple(dims)} must be multiples of {HEAD_DIM}, the width of an attention head")
+        dd = {"device": device, "dtype": dtype}
+        window = _window(window_size, img_size)
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages, in_dim = [], stem_width
+        for dim, stage_rates in zip(dims, rates):
+            blocks = []
+            for i, rate in enumerate(stage_rates):
+                ratios = {"mlp_ratio": mlp_ratio, "expand_ratio": expand_ratio, "se_ratio": se_ratio}
+                blocks.append(MaxViTBlock(in_dim, dim, 1 if i else 2, window, **ratios, drop_path=rate, **dd))
+                in_dim = dim
+            stages.append(Stage(blocks))
+        super().__init__(
+            stem=Stem(in_chans, stem_width, **dd),
+            stages=stages,
+            dims=dims,
+            head=NormMlpClassifierHead(
+                dims[-1],
+                num_classes,
+                hidden_size=dims[-1],
+                pool_type=global_pool,
+                drop_rate=drop_rate,
+                norm_layer=partial(LayerNorm2d, eps=1e-5),
+                act_layer="tanh",
+                **dd,
+            ),
+            num_classes=num_classes,
+            in_chans=in_chans,
+        )
+        self.window_size = window
+
+    def _init_weights(self, module: nn.Module, name: str) -> None:
+        """Kernels, linears and bias tables normal with std 0.02, not truncated; biases 0."""
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, RelativePositionBias2d):
+            nn.init.normal_(module.relative_position_bias_table, std=0.02)
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, window_size: int | tuple[int, int] | None = None
+    ) -> None:
+        """Change windows and grids, and resize all bias tables to them.
+
+        Args:
+            img_size: Side of the images, or `(height, width)`; windows become img_size // 32.
+            window_size: Windows to use instead.
+        """
+        if window_size is None and img_size is None:
+            return
+        self.window_size = _window(window_size, img_size)
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.set_window_size(self.window_size)
+        update_model_input_size(self, img_size, window_size=self.window_size)  # for timm's saved configuration
+
+
+def _window(window_size: int | tuple[int, int] | None, img_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    if window_size is None and img_size is not None:
+        height, width = to_2tuple(img_size)
+        window_size = (height // WINDOW_STRIDE, width // WINDOW_STRIDE)
+    window = to_2tuple(DEFAULT_WINDOW if window_size is None else window_size)
+    if min(window) < 1:
+        raise ValueError(f"img_size {img_size} and window_size {window_size} give windows of {window}; use 32 or more")
+    return window
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints, variants
+
+
+def _resize_tables(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Resize bias tables of another window than the model's, as the authors do at fine-tuning."""
+    tables = {name: p for name, p in model.named_parameters() if name.endswith("relative_position_bias_table")}
+    for name in tables.keys() & state_dict.keys():
+        rows, columns = tables[name].shape[1:]
+        state_dict[name] = resize_bias_table(state_dict[name], ((rows + 1) // 2, (columns + 1) // 2))
+    return state_dict
+
+
+_HALF = {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD}
+_BY_TIMM = "top-1 as timm measured it; the authors give none for these weights"
+
+
+def _in1k(name: str, *top1: float) -> dict[str, Weights]:
+    """Trained on ImageNet-1K at 224, and from there at 384 and 512."""
+    weights = {"in1k": Weights(hf_hub_id=f"timm/maxvit_{name}_tf_224.in1k", crop_pct=0.95, top1=top1[0])}
+    for side, value in zip((384, 512), top1[1:]):
+        weights[f"in1k_{side}"] = _large(f"maxvit_{name}_tf_{side}.in1k", side, value)
+    return weights
+
+
+def _in21k(name: str, *top1: float) -> dict[str, Weights]:
+    """Trained on ImageNet-21K at 224, and from there on ImageNet-1K at 384 and 512."""
+    weights = {
+        f"in21k_ft_in1k_{side}": _large(f"maxvit_{name}_tf_{side}.in21k_ft_in1k", side, value, notes=(_BY_TIMM,))
+        for side, value in zip((384, 512), top1)
+    }
+    hub_id = f"timm/maxvit_{name}_tf_224.in21k"
+    return {**weights, "in21k": Weights(hf_hub_id=hub_id, crop_pct=0.95, num_classes=21843, **_HALF)}
+
+
+def _large(repo: str, side: int, top1: float, **kwargs) -> Weights:
+    return Weights(
+        hf_hub_id=f"timm/{repo}",
+        input_size=side,
+        crop_pct=1.0,
+        crop_mode="squash",
+        top1=top1,
+        args={"img_size": side},
+        **_HALF,
+        **kwargs,
+    )
+
+
+def _maxvit(stem_width: int, dim: int, depths: tuple[int, ...], weights: dict[str, Weights]) -> Variant:
+    return Variant({"stem_width": stem_width, "dims": (dim, 2 * dim, 4 * dim, 8 * dim), "depths": depths}, weights)
+
+
+_SHALLOW, _DEEP = (2, 2, 5, 2), (2, 6, 14, 2)
+
+register_family(
+    Family(
+        model=MaxViT,
+        paper_name="MaxViT: Multi-Axis Vision Transformer",
+        paper_ids="arXiv:2204.01697",
+        origin_url="https://github.com/google-research/maxvit",
+        license="apache-2.0",
+        convert=_resize_tables,
+        tiny={"stem_width": 16, "dims": (32, 32, 64, 64), "depths": (1, 1, 2, 1), "window_size": 4},
+        variants={
+            "maxvit_t": _maxvit(64, 64, _SHALLOW, _in1k("tiny", 83.62, 85.24, 85.72)),
+            "maxvit_s": _maxvit(64, 96, _SHALLOW, _in1k("small", 84.45, 85.74, 86.19)),
+            "maxvit_b": _maxvit(
+                64, 96, _DEEP, {**_in1k("base", 84.95, 86.34, 86.66), **_in21k("base", 87.930, 88.214)}
+            ),
+            "maxvit_l": _maxvit(
+                128, 128, _DEEP, {**_in1k("large", 85.17, 86.40, 86.70), **_in21k("large", 87.994, 88.236)}
+            ),
+            "maxvit_xl": _maxvit(192, 192, _DEEP, _in21k("xlarge", 88.302, 88.540)),
+        },
+    )
+)
