@@ -123,7 +123,8 @@ def run(argv: Sequence[str] | None) -> int:
         say(f"{right} of {len(known)} right ({100 * right / len(known):.2f} %)")
     if args.sheet:
         title = f"{title_of(args.model)} on {'held-out digits' if args.digits is not None else 'your images'}"
-        path, shown = write_sheet(predictions, source, args.sheet, title, args.sheet_limit)
+        columns = 10 if args.digits is not None and len(predictions) >= 10 else None  # every digit a column of its own
+        path, shown = write_sheet(predictions, source, args.sheet, title, args.sheet_limit, columns)
         say(f"wrote {path}" + (f" (the first {shown} of {len(predictions)})" if shown < len(predictions) else ""))
     return 0
 

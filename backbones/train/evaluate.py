@@ -139,8 +139,8 @@ class Evaluation:
         top1, top5: Accuracy in percent; `top5` is None with fewer than five classes.
         real_top1, real_top5: Accuracy in percent against ImageNet-ReaL labels, None when these were not asked for.
         unreadable: Images left out because they could not be read.
-        images_per_second: Speed of the forward pass with its copies, without reading images. The first batch is left
-            out when there are more: it pays for warm-up and compilation.
+        images_per_second: Speed of the forward pass with its copies, without reading images. Where there are enough
+            batches, the first and those of another size are left out: they pay for warm-up and compilation.
         seconds: Time of everything, reading included.
         piece: Images run at once after running out of memory, or None.
     """
@@ -273,17 +273,13 @@ def evaluate(
         DataError: When no image can be read or a label has no output.
     """
     labels, predictions, loss_sum = [], [], 0.0
-    top5_right = unreadable = num_classes = timed_images = 0
-    timed = first_time = 0.0
+    top5_right = unreadable = num_classes = 0
+    times: list[tuple[int, float]] = []
     begin = time.perf_counter()
-    for batch, (images, target) in enumerate(loader):
+    for images, target in loader:
         start = time.perf_counter()
         logits = forward(images)
-        elapsed = time.perf_counter() - start
-        if batch == 0:
-            first_time = elapsed
-        else:
-            timed, timed_images = timed + elapsed, timed_images + len(images)
+        times.append((len(images), time.perf_counter() - start))
         readable = target >= 0
         if real is not None:
             _add_real(real, logits, readable)
@@ -306,8 +302,7 @@ def evaluate(
     seconds = time.perf_counter() - begin
     all_labels, all_predictions = torch.cat(labels), torch.cat(predictions)
     count = len(all_labels)
-    if not timed_images:
-        timed, timed_images = first_time, count + unreadable
+    timed = [pair for pair in times[1:] if pair[0] == times[0][0]] or times
     return Evaluation(
         labels=all_labels,
         predictions=all_predictions,
@@ -318,7 +313,7 @@ def evaluate(
         real_top1=real.get_accuracy(1) if real is not None else None,
         real_top5=real.get_accuracy(5) if real is not None else None,
         unreadable=unreadable,
-        images_per_second=timed_images / max(timed, 1e-9),
+        images_per_second=sum(size for size, _ in timed) / max(sum(elapsed for _, elapsed in timed), 1e-9),
         seconds=seconds,
         piece=forward.piece,
     )

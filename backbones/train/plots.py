@@ -132,7 +132,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
         _style(axes, name)
         for label, colour, values in drawn:
             values = np.where(np.isfinite(values), values, np.nan)
-            if best is not None and label != "train":
+            if best is not None and not label.startswith("train"):
                 at = int(best(values))
                 label = f"{label} (best {values[at]:.4g} at {epochs[at]:g})"
                 axes.plot(epochs[at], values[at], "o", markersize=9, markerfacecolor="none", color=colour, zorder=4)

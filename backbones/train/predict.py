@@ -255,7 +255,12 @@ def write_predictions(predictions: Sequence[Prediction], kind: str, out: TextIO)
 
 
 def write_sheet(
-    predictions: Sequence[Prediction], source: ImageSource, path: str | Path, title: str, limit: int
+    predictions: Sequence[Prediction],
+    source: ImageSource,
+    path: str | Path,
+    title: str,
+    limit: int,
+    columns: int | None = None,
 ) -> tuple[Path, int]:
     """Draws the first `limit` predictions as a contact sheet.
 
@@ -278,4 +283,4 @@ def write_sheet(
                 Path(prediction.file).name,
             )
         )
-    return plot_sheet(items, path, title), len(items)
+    return plot_sheet(items, path, title, columns), len(items)

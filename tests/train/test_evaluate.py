@@ -272,6 +272,17 @@ def test_command_line_is_deterministic(runs, tmp_path):
     assert not (tmp_path / "a.json.csv").exists()
 
 
+def test_command_line_compiles_and_casts(runs, tmp_path):
+    flags = [str(runs / "test_resnet"), "--device", "cpu", "--results-file"]
+    assert cli_validate.main([*flags, str(tmp_path / "plain.json")]) == 0
+    fast = ["--amp", "--channels-last", "--torchcompile", "eager"]
+    assert cli_validate.main([*flags, str(tmp_path / "fast.json"), *fast]) == 0
+    plain, fast_row = (json.loads((tmp_path / name).read_text())[0] for name in ("plain.json", "fast.json"))
+    assert (plain["amp_dtype"], fast_row["amp_dtype"]) == (None, "bfloat16")
+    assert plain["loss"] != fast_row["loss"]
+    assert fast_row["loss"] == pytest.approx(plain["loss"], rel=0.02)
+
+
 def test_command_line_goes_on_after_a_model_that_fails(runs, tmp_path, capsys):
     flags = ["--device", "cpu", "--results-file", str(tmp_path / "t.csv")]
     assert cli_validate.main(["test_resnett", str(runs / "test_resnet"), *flags]) == 1
