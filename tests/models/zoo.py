@@ -1,0 +1,78 @@
+"""Which models the contract tests build, and how: everything follows from what is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import backbones
+from backbones.models import family_of
+
+MODELS = backbones.list_models()
+TAGGED = timm.list_models(module="backbones", include_tags=True)
+
+# A multiple of every stride, smaller than most windows, odd sides, and both orientations.
+SIZES = ((32, 32), (33, 47), (64, 96), (224, 160), (75, 50))
+
+
+def _one_of_each(names: Sequence[str], key: Callable[[str], Hashable]) -> list[str]:
+    found: dict[Hashable, str] = {}
+    for name in names:
+        found.setdefault(key(name), name)
+    return sorted(found.values())
+
+
+def _test_size_args(name: str) -> Hashable:
+    """The constructor call of a test-size model: variant, default weights, then `Family.tiny`."""
+    family = family_of(name)
+    variant = family.variants[name]
+    args = {**variant.args, **next(iter(variant.weights.values())).args, **family.tiny}
+    return family.model, repr(sorted(args.items()))
+
+
+def _mechanisms(name: str) -> Hashable:
+    """Which of our modules a model is made of, itself included."""
+    model = tiny(name, device="meta")
+    ours = {type(module) for module in model.modules() if type(module).__module__.startswith("backbones.")}
+    return frozenset(ours)
+
+
+def tiny(name: str, seed: int = 0, **kwargs: Any) -> nn.Module:
+    """A test-size model in evaluation mode, the same weights for the same seed."""
+    torch.manual_seed(seed)
+    return timm.create_model(name, **{**family_of(name).tiny, **kwargs}).eval()
+
+
+def on_meta(name: str, **kwargs: Any) -> nn.Module:
+    """A full-size model without storage, in evaluation mode."""
+    return timm.create_model(name, device="meta", **kwargs).eval()
+
+
+def image(height: int = 64, width: int = 64, batch: int = 2, channels: int = 3, seed: int = 1) -> torch.Tensor:
+    """`(batch, channels, height, width)` of standard normal numbers."""
+    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def stir(model: nn.Module, seed: int = 2, std: float = 0.2) -> nn.Module:
+    """Move every parameter off its initial value, so that zeros and tiny scales in it cannot hide a fault."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_((std * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
+    return model
+
+
+def is_pyramid(name: str) -> bool:
+    """Whether the model's maps have the strides 4, 8, 16, 32."""
+    return [info["reduction"] for info in on_meta(name).feature_info] == [4, 8, 16, 32]
+
+
+# One name for each test-size model that differs from the others, and, for what takes seconds, one name for each
+# combination of mechanisms.
+DISTINCT = _one_of_each(MODELS, _test_size_args)
+MECHANISMS = _one_of_each(DISTINCT, _mechanisms)
+PYRAMIDS = [name for name in MECHANISMS if is_pyramid(name)]

@@ -1,0 +1,204 @@
+"""The package as a whole: what importing it costs and changes, and which way its imports point."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import backbones
+
+PACKAGE = Path(backbones.__file__).parent
+ROOT = PACKAGE.parent
+
+# Rooms of the package (its folders and top files) and the rooms that each may import from.
+MAY_IMPORT = {
+    "layers": {"layers", "_compat"},
+    "models": {"models", "layers", "_compat"},
+    "train": {"train", "checkpoints", "profiling", "_compat"},
+}
+# The one way up: asked for weights, a model turns to the store of weights, which is imported only then.
+UPWARD = ("models/_registry.py", "checkpoints")
+HEAVY = (
+    "mmengine",
+    "mmcv",
+    "mmdet",
+    "mmseg",
+    "natten",
+    "matplotlib",
+    "sklearn",
+    "tensorboard",
+    "rich",
+    "onnx",
+    "pandas",
+)
+
+
+def _in_a_fresh_interpreter(code: str) -> object:
+    """The JSON that `code` prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _sources() -> list[Path]:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    assert len(paths) > 10
+    return paths
+
+
+def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Every `(module, name)` that a file imports, at its top or inside of a function; name is None for `import x`."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) + 1 - node.level]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def _modules_of_ours(path: Path) -> set[str]:
+    """Our modules that a file imports, as dotted paths below the package."""
+    found = set()
+    for module, name in _imports(path):
+        full = f"{module}.{name}" if name else module
+        if full.split(".")[0] == "backbones":
+            parts = full.split(".")[1:]
+            while parts and not (
+                PACKAGE.joinpath(*parts).is_dir() or PACKAGE.joinpath(*parts).with_suffix(".py").is_file()
+            ):
+                parts.pop()  # a name defined in the module
+            found.add(".".join(parts))
+    if path.relative_to(PACKAGE).as_posix() == UPWARD[0]:
+        found.discard(UPWARD[1])
+    return found
+
+
+def _room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def test_importing_brings_nothing_heavy():
+    loaded = _in_a_fresh_interpreter("import sys, json, backbones; print(json.dumps(list(sys.modules)))")
+    assert "backbones.models" in loaded
+    assert not {name.split(".")[0] for name in loaded} & set(HEAVY)
+    assert not [
+        name for name in loaded if name.startswith(("backbones.train", "backbones.dense", "backbones.checkpoints"))
+    ]
+
+
+def test_importing_costs_little_more_than_timm():
+    extra = _in_a_fresh_interpreter(
+        "import sys, json, timm; before = set(sys.modules); import backbones;"
+        "print(json.dumps(sorted({m.split('.')[0] for m in set(sys.modules) - before})))"
+    )
+    assert set(extra) - set(sys.stdlib_module_names) <= {"backbones", "sympy", "mpmath"}
+
+
+def test_no_name_of_timm_is_overwritten():
+    changed = _in_a_fresh_interpreter(
+        "import json, timm; from timm.models import model_entrypoint as entry;"
+        "before = {name: entry(name) for name in timm.list_models()};"
+        "tags = set(timm.list_models(include_tags=True));"
+        "import warnings; warnings.simplefilter('error', UserWarning); import backbones;"
+        "after = set(timm.list_models());"
+        "print(json.dumps([[n for n in before if n not in after or entry(n) is not before[n]],"
+        "sorted(after - set(before)), len(tags - set(timm.list_models(include_tags=True)))]))"
+    )
+    overwritten, new, lost_tags = changed
+    assert not overwritten and not lost_tags
+    assert new == backbones.list_models()
+
+
+def test_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc|\.dev)\d+)?", backbones.__version__)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["metadata"]["version"] == "attr: backbones._version.__version__"
+    assert f"## {backbones.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_imports_point_down():
+    rooms = {_room(path) for path in _sources()}
+    assert rooms >= {"layers", "models", "train"}
+    wrong = []
+    for path in _sources():
+        allowed = MAY_IMPORT.get(_room(path))
+        for module in _modules_of_ours(path) if allowed else ():
+            if module.split(".")[0] not in {*allowed, "", "_version"}:
+                wrong.append(f"{path.relative_to(ROOT)} imports backbones.{module}")
+            elif module == "" and _room(path) in ("layers", "models") and path.stem != "_registry":
+                wrong.append(f"{path.relative_to(ROOT)} imports the package that imports it")
+    assert not wrong, "; ".join(wrong)
+
+
+def test_rooms_do_not_import_each_other_in_circles():
+    uses: dict[str, set[str]] = {}
+    for path in _sources():
+        room = _room(path)
+        if room != "__init__":
+            uses.setdefault(room, set()).update({m.split(".")[0] for m in _modules_of_ours(path)} - {room, ""})
+    # Taking away rooms that use none of the others must take away all.
+    while done := {room for room, used in uses.items() if not used & set(uses)}:
+        for room in done:
+            del uses[room]
+    assert not uses, f"import each other: {uses}"
+
+
+def test_families_do_not_know_each_other():
+    models = PACKAGE / "models"
+    families = {path.stem for path in models.glob("*.py") if not path.stem.startswith("_")}
+    assert families
+    for family in families:
+        used = {module.rpartition(".")[2] for module in _modules_of_ours(models / f"{family}.py")}
+        assert not used & families - {family}, f"what {family} shares with another family belongs to layers"
+
+
+def test_optional_libraries_stay_where_they_belong():
+    for path in _sources():
+        libraries = {module.split(".")[0] for module, _ in _imports(path)}
+        if _room(path) != "dense":
+            assert not libraries & {"mmengine", "mmcv", "mmdet", "mmseg"}, path
+        if _room(path) in ("layers", "models", "_compat", "_version", "__init__"):
+            assert not libraries & {"matplotlib", "sklearn", "tensorboard", "rich", "yaml", "PIL"}, path
+    assert sum("natten" in {m.split(".")[0] for m, _ in _imports(path)} for path in _sources()) <= 1
+
+
+def _attribute_chain(node: ast.Attribute) -> list[str]:
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return [node.id, *reversed(names)] if isinstance(node, ast.Name) else []
+
+
+def test_private_parts_of_timm_and_torch_are_used_in_one_file_only():
+    def private(names: list[str]) -> bool:
+        theirs = names[:1] in (["timm"], ["torch"], ["torchvision"])
+        return theirs and any(name.startswith("_") and not name.startswith("__") for name in names)
+
+    found = []
+    for path in _sources():
+        if path.name == "_compat.py":
+            continue
+        for module, name in _imports(path):
+            if private([*module.split("."), name or ""]):
+                found.append(f"{path.relative_to(ROOT)}: {module} {name or ''}")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and private(_attribute_chain(node)):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {'.'.join(_attribute_chain(node))}")
+    assert not found, "; ".join(found)
+
+
+def test_every_module_states_its_purpose():
+    for path in _sources():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree) or path.name in ("_version.py", "__init__.py"), f"{path} has no docstring"
