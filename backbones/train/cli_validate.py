@@ -25,7 +25,7 @@ from backbones.train.cli_common import (
     title_of,
     warn,
 )
-from backbones.train.data import DataError, StreamSource, build_dataset, data_name
+from backbones.train.data import DataError, StreamSource, build_dataset, data_name, split_folder
 from backbones.train.evaluate import Evaluation, evaluate, match_classes, open_real_labels, write_json
 from backbones.train.loader import EvalLoader
 from backbones.train.modelio import LoadedModel, ModelError, describe_classes, recipe_of
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("data (default: that of the run; else scikit-learn's handwritten digits)")
     group.add_argument(
-        "--data", metavar="DIR", help="folder with val/<class>/..., or a timm scheme (wds/..., hfds/...)"
+        "--data", metavar="DIR", help="folder with val/<class>/... or <class>/..., or a timm scheme (wds/..., hfds/...)"
     )
     group.add_argument("--data-dir", metavar="DIR", help="the same folder, or the root of the scheme's data")
     group.add_argument("-d", "--dataset", metavar="NAME", help="timm dataset name; the same as a scheme in --data")
@@ -73,6 +73,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _locate(data: str | None, split: str) -> tuple[str | None, str]:
+    """`data` and `split` for :func:`build_dataset`; a folder of class folders only is its own split."""
+    if data is None or not Path(data).is_dir():
+        return data, split
+    try:
+        split_folder(data, split)
+    except DataError:
+        folder = Path(data).resolve()
+        if any((folder / name).exists() for name in ("train", "training")):
+            raise
+        return str(folder.parent), folder.name
+    return data, split
+
+
 def open_data(args: argparse.Namespace, recipe: dict[str, Any], in_chans: int):
     """The labelled images: what the flags say, else what the run validated on, else the digits.
 
@@ -85,9 +99,10 @@ def open_data(args: argparse.Namespace, recipe: dict[str, Any], in_chans: int):
         root = data
     data = name or data or root
     keys = {key: getattr(args, key) or recipe.get(key) for key in ("class_map", "input_key", "target_key")}
+    located, split = _locate(data, args.split or recipe.get("val_split") or "val")
     dataset = build_dataset(
-        data,
-        args.split or recipe.get("val_split") or "val",
+        located,
+        split,
         in_chans=in_chans,
         data_dir=root,
         num_samples=args.num_samples or recipe.get("val_num_samples"),

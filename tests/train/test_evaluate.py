@@ -307,6 +307,15 @@ def test_command_line_on_a_folder_with_a_broken_image(runs, tmp_path, capsys):
     assert "3 of 10 outputs used" in err
     assert cli_validate.main([*flags, "--max-unreadable", "0"]) == 2
     assert "1.png" in capsys.readouterr().err
+    # The class folders themselves will do, but not a data set that lacks the split.
+    flags[2] = str(tmp_path / "data" / "val")
+    assert cli_validate.main([*flags, "--results-file", str(tmp_path / "direct.json")]) == 0
+    direct = json.loads((tmp_path / "direct.json").read_text())[0]
+    assert (direct["top1"], direct["loss"], direct["images"]) == (row["top1"], row["loss"], 8)
+    (tmp_path / "data" / "val").rename(tmp_path / "data" / "train")
+    flags[2] = str(tmp_path / "data")
+    assert cli_validate.main(flags) == 2
+    assert "no folder for the split 'val'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
