@@ -222,8 +222,14 @@ def classes_of(state: Mapping[str, torch.Tensor], classifier: str = "head.fc") -
     return 0 if weight is None else weight.shape[0]
 
 
-def convert(checkpoint: Mapping[str, Any], name: str, source: str) -> dict[str, torch.Tensor]:
+def convert(checkpoint: Mapping[str, Any], name: str, source: str, any_head: bool = False) -> dict[str, torch.Tensor]:
     """A checkpoint as what the store keeps of the weights `name`: everything, under our names, checked.
+
+    Args:
+        checkpoint: The authors' or ours.
+        name: Model with or without tag.
+        source: Where the checkpoint comes from, for the message.
+        any_head: Take any number of classes, not only the tag's.
 
     Raises:
         WeightsError: It does not fit, or holds numbers that are not finite.
@@ -231,7 +237,7 @@ def convert(checkpoint: Mapping[str, Any], name: str, source: str) -> dict[str, 
     row = entry(name)
     tensors = tensors_of(checkpoint, source)
     args = {}
-    if row.weights.num_classes is None:
+    if any_head or row.weights.num_classes is None:
         shapeless = timm.create_model(row.name, device="meta")
         args["num_classes"] = classes_of(row.family.convert_checkpoint(tensors, shapeless)) or 1000
         args["pretrained_cfg_overlay"] = {"num_classes": args["num_classes"]}

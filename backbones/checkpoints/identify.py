@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,8 @@ from backbones.models import family_of, list_models
 from backbones.models._registry import Family
 
 _UNKNOWN = 0.3  # share of keys below which nothing is recognised
+_ALIKE = 0.3  # families whose names agree this much less than the best are not looked at
+_ROUGH = 0.1  # nor, in a family, models that agree this much less than its best before shapes are converted
 _CLOSE = 0.05  # classification scores this near the best are compared in their dense form
 Shapes = Mapping[str, tuple]
 
@@ -70,21 +73,47 @@ def _numel(state: Mapping[str, torch.Tensor]) -> int:
 
 
 @cache
-def _layouts() -> tuple[_Layout, ...]:
+def _layouts(model: str) -> tuple[_Layout, ...]:
     """One layout for each group of tags of a model that share it."""
-    found = []
+    family = family_of(model)
+    groups: dict[tuple, list[str]] = {}
+    numels = {}
+    for tag in family.variants[model].weights:
+        state = _meta(f"{model}.{tag}").state_dict()
+        key = tuple(sorted(_shapes(state, family).items()))
+        groups.setdefault(key, []).append(f"{model}.{tag}")
+        numels[key] = _numel(state)
+    return tuple(
+        _Layout(tuple(names) if len(groups) > 1 else (model,), family, dict(key), numels[key])
+        for key, names in groups.items()
+    )
+
+
+def _pattern(key: str) -> str:
+    """A key without its numbers: much the same for all sizes of a family."""
+    return re.sub(r"\d+", "#", key)
+
+
+@cache
+def _patterns(model: str) -> frozenset[str]:
+    return frozenset(_pattern(key) for key in _meta(model).state_dict())
+
+
+def _likely_families(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[Family, list[str]]]:
+    """Families, with their models, whose names are most like the file's, so that few models need to be built."""
+    families: dict[int, list[str]] = {}
     for model in list_models():
-        family = family_of(model)
-        groups: dict[tuple, list[str]] = {}
-        numels = {}
-        for tag in family.variants[model].weights:
-            state = _meta(f"{model}.{tag}").state_dict()
-            key = tuple(sorted(_shapes(state, family).items()))
-            groups.setdefault(key, []).append(f"{model}.{tag}")
-            numels[key] = _numel(state)
-        for key, names in groups.items():
-            found.append(_Layout(tuple(names) if len(groups) > 1 else (model,), family, dict(key), numels[key]))
-    return tuple(found)
+        families.setdefault(id(family_of(model)), []).append(model)
+    examples = {_pattern(key): key for key in reversed(tensors)}
+    some = {key: tensors[key] for key in examples.values()}
+    likeness = {}
+    for one, models in families.items():
+        file, own = {_pattern(key) for key in family_of(models[0]).rename(some)}, _patterns(models[0])
+        likeness[one] = len(file & own) / max(len(file | own), 1)
+    best = max(likeness.values(), default=0.0)
+    for one, models in families.items():
+        if likeness[one] > 0 and likeness[one] >= best - _ALIKE:
+            yield family_of(models[0]), models
 
 
 def _agreement(file: Shapes, model: Shapes) -> float:
@@ -92,20 +121,23 @@ def _agreement(file: Shapes, model: Shapes) -> float:
     return same / max(len(file.keys() | model.keys()), 1)
 
 
-def _converted(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[_Layout, Shapes]]:
-    """The file in each layout's terms. Families that only rename keys do so once."""
-    renamed: dict[int, Shapes] = {}
-    for layout in _layouts():
-        family = layout.family
-        if family.convert is None and id(family) in renamed:
-            yield layout, renamed[id(family)]
-            continue
-        try:
-            shapes = _shapes(family.convert_checkpoint(tensors, _meta(layout.names[0])), family)
-        except CONVERSION_ERRORS:
-            continue
-        renamed[id(family)] = shapes
-        yield layout, shapes
+def _scored(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[float, _Layout]]:
+    """How well the file agrees with every layout that it may be one of."""
+    for family, models in _likely_families(tensors):
+        renamed = family.rename(tensors)
+        shapes = _shapes(renamed, family)
+        rough = [(_agreement(shapes, layout.shapes), layout) for model in models for layout in _layouts(model)]
+        best = max(score for score, _ in rough)
+        for score, layout in rough:
+            if family.convert is not None and score < best - _ROUGH:
+                continue
+            if family.convert is not None:
+                try:
+                    converted = family.convert(dict(renamed), _meta(layout.names[0]))
+                except CONVERSION_ERRORS:
+                    continue
+                score = _agreement(_shapes(converted, family), layout.shapes)
+            yield score, layout
 
 
 def identify(checkpoint: Mapping[str, Any], source: str = "") -> list[Candidate]:
@@ -125,9 +157,7 @@ def identify(checkpoint: Mapping[str, Any], source: str = "") -> list[Candidate]
     """
     tensors = {key: torch.empty_like(value, device="meta") for key, value in tensors_of(checkpoint, source).items()}
     numel = _numel(tensors)
-    scored = []
-    for layout, shapes in _converted(tensors):
-        scored.append((_agreement(shapes, layout.shapes), layout))
+    scored = list(_scored(tensors))
     best = max((score for score, _ in scored), default=0.0)
     ranked = [
         (score, -abs(layout.numel - numel), Candidate(name, "classification", score))
@@ -141,7 +171,7 @@ def identify(checkpoint: Mapping[str, Any], source: str = "") -> list[Candidate]
     if top[0] < _UNKNOWN:
         return []
     found = [candidate for score, size, candidate in ranked if (score, size) == top]
-    return sorted(found, key=lambda candidate: not _published_as(candidate.name, source))
+    return sorted(found, key=lambda candidate: _likeness_of_name(candidate.name, source))
 
 
 def _dense_candidates(tensors: Mapping[str, torch.Tensor], names: list[str]) -> Iterator[tuple[float, int, Candidate]]:
@@ -157,13 +187,15 @@ def _dense_candidates(tensors: Mapping[str, torch.Tensor], names: list[str]) -> 
         yield score, -abs(_numel(own) - _numel(tensors)), Candidate(name, "dense", score)
 
 
-def _published_as(name: str, source: str) -> bool:
-    """Whether `source` is, but for a suffix, the file name under which a tag of the model is published."""
+def _likeness_of_name(name: str, source: str) -> int:
+    """0 where the file `source` is named like the model or a published file of it, 1 where almost so, else 2."""
     model, _, tag = name.partition(".")
     stem = Path(source).name.partition(".")[0]
     weights = family_of(model).variants[model].weights
-    published = [Path(urlsplit(w.url).path).stem for t, w in weights.items() if w.url and tag in ("", t)]
-    return bool(stem) and any(one.startswith(stem) or stem.startswith(one) for one in (model, *published))
+    names = {model, *(Path(urlsplit(w.url).path).stem for t, w in weights.items() if w.url and tag in ("", t))}
+    if stem in names:
+        return 0
+    return 1 if stem and any(one.startswith(stem) or stem.startswith(one) for one in names if one) else 2
 
 
 def describe(candidates: list[Candidate]) -> str:

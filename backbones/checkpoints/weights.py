@@ -18,13 +18,15 @@ from backbones.checkpoints.errors import WeightsError
 from backbones.checkpoints.store import Store, file_sha256, storing
 from backbones.models import family_of
 
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 
 
 def file_names(row: Entry) -> tuple[str, ...]:
     """Names under which a published file may be put into the store by hand."""
-    published = Path(urlsplit(row.weights.url or "").path).name
-    return (f"{row.name}.pth", f"{row.name}.safetensors", *([published] if published else []))
+    published = Path(urlsplit(row.weights.url or "").path)
+    named = [published.name] if published.suffix in _SUFFIXES else []
+    return (f"{row.name}.pth", f"{row.name}.safetensors", *named)
 
 
 def dropped(store: Store, row: Entry) -> Path | None:

@@ -123,8 +123,8 @@ class Family:
             "notes": (*top1, *weights.notes),
         }
 
-    def convert_checkpoint(self, state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
-        """An authors' (or our own) checkpoint as a state dict of `model`."""
+    def rename(self, state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """An authors' (or our own) checkpoint under our names; shapes and form may still be the authors'."""
         out = {}
         for key, value in unwrap_checkpoint(state_dict).items():
             if self.drop_keys and re.search(self.drop_keys, key):
@@ -132,6 +132,11 @@ class Family:
             for pattern, replacement in self.key_map:
                 key = re.sub(pattern, replacement, key)
             out[key] = value
+        return out
+
+    def convert_checkpoint(self, state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
+        """An authors' (or our own) checkpoint as a state dict of `model`."""
+        out = self.rename(state_dict)
         return self.convert(out, model) if self.convert else out
 
 
