@@ -60,6 +60,7 @@ class ConvHead(nn.Module):
         Raises:
             ValueError: `in_features` changes while the hidden layer stays.
         """
+        dd = get_device_dtype(self, device=device, dtype=dtype)
         if reset_other:
             self.conv, self.norm, self.act, self.hidden_size = nn.Identity(), nn.Identity(), nn.Identity(), None
         if in_features is not None and in_features != self.in_features:
@@ -67,7 +68,7 @@ class ConvHead(nn.Module):
                 raise ValueError("the head's input width is fixed by its hidden layer: reset it with reset_other=True")
             self.in_features = in_features
         pool_type = self.global_pool.pool_type if pool_type is None else pool_type
-        self._set_classifier(num_classes, pool_type, **get_device_dtype(self, device=device, dtype=dtype))
+        self._set_classifier(num_classes, pool_type, **dd)
         self.train(self.training)
 
     def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

@@ -363,12 +363,12 @@ register_family(
         dense_norm_eps=NORM_EPS,
         convert=_convert,
         tiny={
-            "dims": (16, 16, 32, 32),
+            "dims": (32, 32, 64, 64),
             "depths": (1, 1, 1, 1),
             "sub_depths": (2, 1),
             "sub_num_heads": (2, 2),
             "kernel_sizes": (7, 7, 5, 5),
-            "head_size": 32,
+            "head_size": 128,
         },
         variants={
             "overlock_xt": _variant("xt", (56, 112, 256, 336), (2, 2, 3, 2), (6, 2), (4, 6), 0.925, 82.7),
