@@ -157,7 +157,7 @@ def identify(checkpoint: Mapping[str, Any], source: str = "") -> list[Candidate]
     """
     tensors = {key: torch.empty_like(value, device="meta") for key, value in tensors_of(checkpoint, source).items()}
     numel = _numel(tensors)
-    scored = list(_scored(tensors))
+    scored = list(_scored({key.removeprefix("model."): value for key, value in tensors.items()}))  # as in a wrapper
     best = max((score for score, _ in scored), default=0.0)
     ranked = [
         (score, -abs(layout.numel - numel), Candidate(name, "classification", score))

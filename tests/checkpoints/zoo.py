@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ CLASSIFIERS = {
     "overlock/overlock_xt": "overlock_xt",
     "overlock/overlock_t": "overlock_t",
     "maxvit/maxvit_tiny_tf_224": "maxvit_t",
+    "maxvit/maxvit_tiny_tf_224-dense": "maxvit_t",
     "maxvit/maxvit_small_tf_224": "maxvit_s",
     "maxvit/maxvit_tiny_tf_384": "maxvit_t.in1k_384",
 }
@@ -41,6 +43,15 @@ DENSE = {
     "overlock/overlock_xt-dense-det": "overlock_xt",
     "overlock/overlock_xt-dense-seg": "overlock_xt",
 }
+
+#: Fixture of a part of a model.
+PARTS = ("biformer/bra-op", "dinat/na2d-module", "dinat/na2d-op", "overlock/contmix-block")
+
+
+def fixtures(table: Iterable[str]) -> list[str]:
+    """Fixtures of `table` that are in the tree."""
+    return [path for path in table if (FIXTURES / f"{path}.json.gz").is_file()]
+
 
 TINY_NAME = "nat_m.in1k"
 
