@@ -4,10 +4,10 @@ Sources: Hassani et al., "Neighborhood Attention Transformer", CVPR 2023 (arXiv 
 "Dilated Neighborhood Attention Transformer", arXiv 2209.15001, section 3; the product of given window weights with the
 values is the one that ContMix needs (Lou and Yu, "OverLoCK", CVPR 2025, arXiv 2502.20087, section 3.3).
 
-The window of a query slides with it and is clamped at the borders of the map (of its dilation group), so it always holds
-exactly K x K keys. One axis at a time, for a query at position i of n and dilation d:
+The window of a query slides with it and is clamped at the borders of the map (of its dilation group), so it always
+holds exactly K x K keys. One axis at a time, for a query at position i of n and dilation d:
 
-- its group holds the positions g, g + d, g + 2d, ... with g = i mod d; there are L of them and the query is number p = i // d;
+- its group holds the L positions g, g + d, g + 2d, ... with g = i mod d, of which the query is number p = i // d;
 - its window starts at s = min(max(p - K // 2, 0), L - K); slot t is the key at g + (s + t) * d;
 - a position table is read at (s + t) - p + K - 1: the key minus the query, in units of d, plus K - 1.
 """
@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor
 
+from backbones._compat import is_plain_eager
 from backbones.layers import neighborhood_tiles as tiles
 from backbones.layers.cache import shape_cache
+from backbones.layers.neighborhood_strided import StridedAttention, StridedProduct
 
 __all__ = [
     "neighborhood_attention",
@@ -32,7 +34,7 @@ __all__ = [
 
 Pair = int | tuple[int, int]
 
-BACKENDS = ("auto", "tiled", "reference")
+BACKENDS = ("auto", "strided", "tiled", "reference")
 
 
 @register_notrace_function
@@ -54,7 +56,9 @@ def neighborhood_attention(
         dilation: d, one for both axes or (d_h, d_w).
         bias: (heads, 2K_h - 1, 2K_w - 1), added to the logits at key minus query + K - 1; None for no bias.
         scale: factor of q @ k; head_dim ** -0.5 if None.
-        backend: "tiled" (dense products over tiles), "reference" (gathers K * K keys for each query) or "auto".
+        backend: "tiled" (one dense product over padded tiles; ordinary operators, so it can be traced), "strided" (the
+            same over strided views with a hand-written backward; eager mode only), "reference" (gathers K * K keys for
+            each query), or "auto": strided on CPU in eager mode, tiled otherwise.
 
     Returns:
         (B, H, W, heads, head_dim).
@@ -75,13 +79,17 @@ def neighborhood_attention(
     if backend == "reference":
         return neighborhood_attention_reference(q, k, v, kernel, steps, bias, scale)
 
+    if bias is None:
+        bias = q.new_zeros(1, 2 * kernel[0] - 1, 2 * kernel[1] - 1)
+    if backend == "strided" or (backend == "auto" and q.device.type == "cpu" and is_plain_eager()):
+        q, k, v, bias = _autocast(q, k, v, bias)
+        return StridedAttention.apply(q, k, v, bias.to(q.dtype), kernel, steps, scale)
+
     rows = tiles.plan_axis(_size(q.shape[1]), kernel[0], steps[0])
     cols = tiles.plan_axis(_size(q.shape[2]), kernel[1], steps[1])
     q = tiles.cut_queries(q, rows, cols)
     k = tiles.cut_keys(k, rows, cols)
     v = tiles.cut_keys(v, rows, cols)
-    if bias is None:
-        bias = q.new_zeros(1, 2 * kernel[0] - 1, 2 * kernel[1] - 1)
     mask = tiles.tile_bias(bias.to(q.dtype), rows, cols)
     mask = mask.expand(*mask.shape[:4], q.shape[5], -1, -1)
     # Where all groups share one mask they go to the batch, on which the mask is broadcast without a copy.
@@ -121,6 +129,9 @@ def neighborhood_av(attn: Tensor, v: Tensor, kernel_size: Pair, dilation: Pair =
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
     if backend == "reference":
         return neighborhood_av_reference(attn, v, kernel, steps)
+
+    if backend == "strided" or (backend == "auto" and v.device.type == "cpu" and is_plain_eager()):
+        return StridedProduct.apply(*_autocast(attn, v), kernel, steps)
 
     rows = tiles.plan_axis(_size(v.shape[2]), kernel[0], steps[0])
     cols = tiles.plan_axis(_size(v.shape[3]), kernel[1], steps[1])
@@ -210,6 +221,14 @@ def _s(x: Tensor) -> tuple[int, ...]:
 def _size(n: int) -> int:
     """A size as a number: under torch.jit.trace sizes are tensors, and the plan of a traced graph is fixed."""
     return int(n) if isinstance(n, Tensor) else n
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast as autocast casts the operands of a matrix product."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(t.to(torch.get_autocast_dtype(device)) if t.is_floating_point() else t for t in tensors)
 
 
 def _check_map(x: Tensor, name: str, ndim: int) -> None:

@@ -1,10 +1,10 @@
 """Tiles for neighborhood attention: how a map is cut so that sliding windows become dense matrix products.
 
-Along one axis of n positions with dilation d, every d-th position belongs to one of d groups; inside a group of length L
-the window is an ordinary one of K neighbors. A group is cut into tiles of T queries; all windows of a tile lie in one
-block of at most T + K - 1 keys. A tile is then a dense product of its queries with its block, in which the positions
-outside of a query's own window are masked. Blocks of neighboring tiles overlap by K - 1, so the copies of keys and values
-are linear in the number of pixels, whatever K is. The two axes are cut independently.
+Along one axis of n positions with dilation d, every d-th position belongs to one of d groups; inside a group of length
+L the window is an ordinary one of K neighbors. A group is cut into tiles of T queries; all windows of a tile lie in one
+block of about T + K - 1 keys. A tile is then a dense product of its queries with its block, in which the positions
+outside of a query's own window are masked. Blocks of neighboring tiles overlap, so the copies of keys and values are
+linear in the number of pixels, whatever K is. The two axes are cut independently.
 
 Everything here is written so that sizes may be symbolic (torch.compile, torch.export).
 """
@@ -85,8 +85,8 @@ def axis_offsets(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tens
     """Positions of one axis, tile by tile.
 
     Returns:
-        query position (G, tiles, T, 1), window start (G, tiles, T, 1) and key position (1, tiles, 1, block), where G is 1
-        if all groups have the same length and the dilation otherwise. Padded queries repeat the nearest real one.
+        query position (G, tiles, T, 1), window start (G, tiles, T, 1) and key position (1, tiles, 1, block), where G is
+        1 if all groups have the same length and the dilation otherwise. Padded queries repeat the nearest real one.
     """
 
     def steps(n: int) -> Tensor:
@@ -116,14 +116,14 @@ def bias_index(axis: Axis, device: torch.device) -> Tensor:
 
 @shape_cache(256)
 def slot_index(axis: Axis, device: torch.device) -> Tensor:
-    """Slot of the window for every (query, key) of every tile: (G, tiles, T, block), 0..K-1, or K if not in the window."""
+    """Window slot of every (query, key) of every tile: (G, tiles, T, block), 0..K-1, or K if not in the window."""
     _, start, key = axis_offsets(axis, device)
     inside = (key >= start) & (key < start + axis.kernel)
     return torch.where(inside, key - start, axis.kernel)
 
 
 def cut_queries(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
-    """(B, H, W, heads, C) -> (B, G_h, G_w, tiles_h, tiles_w, heads, T_h * T_w, C): the tiles of every dilation group."""
+    """(B, H, W, heads, C) -> (B, G_h, G_w, tiles_h, tiles_w, heads, T_h * T_w, C): tiles of every dilation group."""
     if is_static(rows.size) and is_static(cols.size):
         x = _pad(_group(x, rows, cols), rows.lead, cols.lead, rows.tiles * rows.tile, cols.tiles * cols.tile)
         x = x.unflatten(4, (cols.tiles, cols.tile)).unflatten(3, (rows.tiles, rows.tile)).transpose(4, 5)
@@ -134,7 +134,7 @@ def cut_queries(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
 
 
 def cut_keys(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
-    """(B, H, W, heads, C) -> (B, G_h, G_w, tiles_h, tiles_w, heads, block_h * block_w, C): overlapping blocks of keys."""
+    """(B, H, W, heads, C) -> (B, G_h, G_w, tiles_h, tiles_w, heads, block_h * block_w, C): overlapping key blocks."""
     if is_static(rows.size) and is_static(cols.size):
         spans = [(axis.tiles - 1) * axis.step + axis.block for axis in (rows, cols)]
         x = _pad(_group(x, rows, cols), rows.halo, cols.halo, *spans)
@@ -195,8 +195,8 @@ def tile_bias(table: Tensor, rows: Axis, cols: Axis) -> Tensor:
         table: (heads, 2K_h - 1, 2K_w - 1), key minus query + K - 1, rows first.
 
     Returns:
-        (Gh, Gw, tiles_h, tiles_w, heads, Th * Tw, block_h * block_w), -inf outside of a query's window; Gh and Gw are 1 if
-        all groups of both axes have the same length.
+        (Gh, Gw, tiles_h, tiles_w, heads, Th * Tw, block_h * block_w), -inf outside of a query's window; Gh and Gw are 1
+        if all groups of both axes have the same length.
     """
     # Rows, then columns: both passes are contiguous copies, and their gradient is a plain index_add.
     ih, iw = bias_index(rows, table.device), bias_index(cols, table.device)

@@ -57,7 +57,7 @@ def _inputs(kernel, height: int, width: int, dtype=torch.float64, heads: int = 2
 
 
 @pytest.mark.parametrize("run", FIXTURE["runs"], ids=lambda r: f"{r['shape'][2:4]}k{r['kernel_size']}d{r['dilation']}")
-@pytest.mark.parametrize("backend", ["tiled", "reference"])
+@pytest.mark.parametrize("backend", ["strided", "tiled", "reference"])
 def test_equals_the_authors_operator(run: dict, backend: str) -> None:
     q, k, v = (
         torch.from_numpy(np.random.default_rng(run[n]["seed"]).standard_normal(run["shape"]).astype(np.float32))
@@ -80,11 +80,12 @@ def test_equals_the_authors_operator(run: dict, backend: str) -> None:
 
 @pytest.mark.parametrize(("kernel", "dilation", "height", "width"), CASES)
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_attention_tiled_equals_reference(kernel, dilation, height: int, width: int, with_bias: bool) -> None:
+@pytest.mark.parametrize("backend", ["strided", "tiled"])
+def test_attention_equals_reference(kernel, dilation, height: int, width: int, with_bias: bool, backend: str) -> None:
     qkv, rpb = _inputs(kernel, height, width)
     bias = rpb if with_bias else None
     wanted = [qkv, rpb] if with_bias else [qkv]
-    out = neighborhood_attention(*qkv.unbind(3), kernel, dilation, bias, backend="tiled")
+    out = neighborhood_attention(*qkv.unbind(3), kernel, dilation, bias, backend=backend)
     reference = neighborhood_attention_reference(*qkv.unbind(3), kernel, dilation, bias)
     torch.testing.assert_close(out, reference, rtol=1e-9, atol=1e-11)
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
@@ -93,13 +94,14 @@ def test_attention_tiled_equals_reference(kernel, dilation, height: int, width: 
 
 
 @pytest.mark.parametrize(("kernel", "dilation", "height", "width"), CASES)
-def test_av_tiled_equals_reference(kernel, dilation, height: int, width: int) -> None:
+@pytest.mark.parametrize("backend", ["strided", "tiled"])
+def test_av_equals_reference(kernel, dilation, height: int, width: int, backend: str) -> None:
     rng = torch.Generator().manual_seed(0)
     slots = _pair(kernel)[0] * _pair(kernel)[1]
     attn = torch.randn(2, 2, height, width, slots, generator=rng, dtype=torch.float64).requires_grad_()
     v = torch.randn(2, 2, height, width, 3, generator=rng, dtype=torch.float64).requires_grad_()
     grad = torch.randn(v.shape, generator=rng, dtype=torch.float64)
-    out = neighborhood_av(attn, v, kernel, dilation, backend="tiled")
+    out = neighborhood_av(attn, v, kernel, dilation, backend=backend)
     reference = neighborhood_av_reference(attn, v, kernel, dilation)
     torch.testing.assert_close(out, reference, rtol=1e-9, atol=1e-11)
     ours, theirs = torch.autograd.grad(out, [attn, v], grad), torch.autograd.grad(reference, [attn, v], grad)
@@ -138,23 +140,27 @@ def test_av_of_softmax_is_attention() -> None:
 
 
 @pytest.mark.parametrize(("kernel", "dilation", "height", "width"), [(3, 1, 9, 4), (3, 2, 6, 7), (5, 1, 5, 6)])
-def test_gradcheck(kernel: int, dilation: int, height: int, width: int) -> None:
+@pytest.mark.parametrize("backend", ["strided", "tiled"])
+def test_gradcheck(kernel: int, dilation: int, height: int, width: int, backend: str) -> None:
     qkv, rpb = _inputs(kernel, height, width, heads=1, dim=1)
     q, k, v = (x[:1].detach().requires_grad_() for x in qkv.unbind(3))
     assert torch.autograd.gradcheck(
-        lambda q, k, v, b: neighborhood_attention(q, k, v, kernel, dilation, b), (q, k, v, rpb)
+        lambda q, k, v, b: neighborhood_attention(q, k, v, kernel, dilation, b, backend=backend), (q, k, v, rpb)
     )
     attn = torch.randn(1, 1, height, width, kernel * kernel, dtype=torch.float64, requires_grad=True)
     values = v.detach().permute(0, 3, 1, 2, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, v: neighborhood_av(a, v, kernel, dilation), (attn, values))
+    assert torch.autograd.gradcheck(
+        lambda a, v: neighborhood_av(a, v, kernel, dilation, backend=backend), (attn, values)
+    )
 
 
 @pytest.mark.parametrize(("kernel", "dilation", "size"), [(7, 1, 30), (7, 2, 15), (5, 3, 17)])
-def test_bfloat16(kernel: int, dilation: int, size: int) -> None:
+@pytest.mark.parametrize("backend", ["strided", "tiled"])
+def test_bfloat16(kernel: int, dilation: int, size: int, backend: str) -> None:
     """bfloat16 gives bfloat16 within its rounding, also with a float32 table, and finite gradients."""
     qkv, rpb = _inputs(kernel, size, size, torch.float32, dim=8)
     low = qkv.detach().bfloat16().requires_grad_()
-    out = neighborhood_attention(*low.unbind(3), kernel, dilation, rpb)
+    out = neighborhood_attention(*low.unbind(3), kernel, dilation, rpb, backend=backend)
     assert out.dtype == torch.bfloat16
     exact = neighborhood_attention_reference(*low.float().unbind(3), kernel, dilation, rpb)
     torch.testing.assert_close(out.float(), exact, rtol=3e-2, atol=3e-2)
@@ -176,7 +182,7 @@ def test_autocast_gives_bfloat16() -> None:
 
 def test_errors_name_the_remedy() -> None:
     q = torch.zeros(1, 13, 20, 2, 4)
-    with pytest.raises(ValueError, match="13 x 20 is too small .* pad it to at least 14 x 14"):
+    with pytest.raises(ValueError, match=r"13 x 20 is too small .* pad it to at least 14 x 14"):
         neighborhood_attention(q, q, q, 7, 2)
     with pytest.raises(ValueError, match="odd"):
         neighborhood_attention(q, q, q, 4)
