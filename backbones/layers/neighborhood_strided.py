@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from backbones.layers.cache import shape_cache
+
 CHUNK = 1 << 18  # scores worked on at a time, small enough for the cache (1 MiB in float32)
 TILES = (6, 17)  # least and greatest inner tile, exclusive
 TILE_COST = 3  # what a key of a block costs beyond its products with the tile's queries, in queries along one axis
@@ -39,14 +41,7 @@ class Span(NamedTuple):
     key: int  # position in the group of the first key of the first tile's block
     offsets: tuple[int, ...]  # per query of a tile, where its window starts in the block
 
-    def table_rows(self, device: torch.device) -> Tensor:
-        """(tile * block,) row of the position table of every query and key; 2K - 1 outside of the window."""
-        key = torch.arange(self.block)
-        start = torch.tensor(self.offsets).unsqueeze(1)
-        row = key - torch.arange(self.tile).unsqueeze(1) - (self.query - self.key) + self.kernel - 1
-        inside = (key >= start) & (key < start + self.kernel)
-        return torch.where(inside, row, 2 * self.kernel - 1).flatten().to(device)
-
+    @lru_cache(maxsize=1024)  # noqa: B019 - a span is a tuple of numbers
     def segments(self) -> list[tuple[int, int, int, int]]:
         """(first query, queries, window start of the first, 1 if the window slides with the query else 0) runs."""
         runs: list[tuple[int, int, int, int]] = []
@@ -165,9 +160,19 @@ def add_blocks(x: Tensor, blocks: Tensor, rows: Span, cols: Span) -> None:
         target[:, :, i::every_h, :, j::every_w].add_(blocks[:, :, i::every_h, :, j::every_w])
 
 
+@shape_cache(256)
+def table_rows(span: Span, device: torch.device) -> Tensor:
+    """Row of the position table of every query and key of a tile: (tile * block,), 2K - 1 outside of the window."""
+    key = torch.arange(span.block, device=device)
+    start = torch.tensor(span.offsets, device=device).unsqueeze(1)
+    query = torch.arange(span.tile, device=device).unsqueeze(1) + span.query - span.key
+    inside = (key >= start) & (key < start + span.kernel)
+    return torch.where(inside, key - query + span.kernel - 1, 2 * span.kernel - 1).flatten()
+
+
 def job_mask(table: Tensor, rows: Span, cols: Span) -> Tensor:
     """Additive mask of a job from a position table: (heads, Th * Tw, Nh * Nw), -inf outside of a query's window."""
-    ih, iw = rows.table_rows(table.device), cols.table_rows(table.device)
+    ih, iw = table_rows(rows, table.device), table_rows(cols, table.device)
     table = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
     mask = table.index_select(1, ih).index_select(2, iw)
     mask = mask.view(-1, rows.tile, rows.block, cols.tile, cols.block).transpose(2, 3)
