@@ -199,6 +199,11 @@ class Run:
         )
         precision = options.amp_dtype if options.amp else "float32"
         self.say(f"{options.opt}, {how}; {precision} on {self.world.device}")
+        if options.warmup_epochs >= options.epochs and not options.warmup_prefix and options.sched != "none":
+            self.say(
+                f"WARNING: all {options.epochs} epochs are warm-up (--warmup-epochs {options.warmup_epochs}), so the "
+                "learning rate never reaches its value"
+            )
         if self.resuming:
             self.say(f"resumed at epoch {p.epoch}, step {p.step} ({p.updates} updates so far)")
         else:
@@ -272,7 +277,11 @@ class Run:
         loss /= max(sums[2] - before[2] if before else sums[2], 1)
         speed = images / seconds if seconds else 0.0
         where = f"epoch {p.epoch + 1}/{trainer.epochs} step {p.step}/{self.train_loader.steps}"
-        facts = {"loss": f"{loss:.4f}", "lr": f"{trainer.lr:.3g}", "img/s": f"{speed:.0f}"}
+        facts = {
+            "loss": f"{loss:.4f}",
+            "lr": f"{trainer.lr:.3g}",
+            "img/s": f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}",
+        }
         self.display.log(where, p.updates, facts)
         if self.board is not None:
             for name, value in (("loss", loss), ("lr", trainer.lr), ("img_per_s", speed)):

@@ -77,6 +77,14 @@ def test_repeated_augmentation_gives_different_views_to_different_processes():
     assert {index for _, index, _ in per_rank[0][0]} == {index for _, index, _ in per_rank[1][0]}
 
 
+def test_repeats_are_augmented_differently():
+    loader = TrainLoader(DigitsDataset(), RANDOM, 6, repeats=3)
+    images, labels = next(loader.batches(0))
+    order = loader.sampler.order(0)[:6]
+    assert order[0][0] == order[1][0] == order[2][0] and [r for _, r in order] == [0, 1, 2] * 2
+    assert len({image.numpy().tobytes() for image in images}) == 6 and len(set(labels[:3].tolist())) == 1
+
+
 def test_shards_are_a_partition_that_keeps_mixup_partners():
     for batch, shards in ((16, 1), (16, 2), (24, 4), (12, 3), (12, 4)):
         parts = [shard_positions(batch, shards, shard) for shard in range(shards)]
