@@ -14,6 +14,9 @@ holds exactly K x K keys. One axis at a time, for a query at position i of n and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function
@@ -30,11 +33,29 @@ __all__ = [
     "neighborhood_av",
     "neighborhood_av_reference",
     "neighborhood_bias",
+    "use_backend",
 ]
 
 Pair = int | tuple[int, int]
 
 BACKENDS = ("auto", "strided", "tiled", "reference")
+
+_default_backend = "auto"
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Make `backend` what "auto" stands for inside the block, for all neighborhood operators of the process.
+
+    Raises:
+        ValueError: on an unknown backend.
+    """
+    global _default_backend
+    previous, _default_backend = _default_backend, _check_backend(backend)
+    try:
+        yield
+    finally:
+        _default_backend = previous
 
 
 @register_notrace_function
@@ -74,8 +95,7 @@ def neighborhood_attention(
         expected = (q.shape[3], 2 * kernel[0] - 1, 2 * kernel[1] - 1)
         raise ValueError(f"bias must have shape (heads, 2K - 1, 2K - 1) = {expected}, got {_s(bias)}.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    backend = _check_backend(backend)
     if backend == "reference":
         return neighborhood_attention_reference(q, k, v, kernel, steps, bias, scale)
 
@@ -125,8 +145,7 @@ def neighborhood_av(attn: Tensor, v: Tensor, kernel_size: Pair, dilation: Pair =
     if tuple(attn.shape) != (*v.shape[:4], kernel[0] * kernel[1]):
         expected = (*v.shape[:4], kernel[0] * kernel[1])
         raise ValueError(f"attn must have shape (B, heads, H, W, K * K) = {tuple(expected)}, got {_s(attn)}.")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    backend = _check_backend(backend)
     if backend == "reference":
         return neighborhood_av_reference(attn, v, kernel, steps)
 
@@ -229,6 +248,12 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_autocast_enabled(device):
         return tensors
     return tuple(t.to(torch.get_autocast_dtype(device)) if t.is_floating_point() else t for t in tensors)
+
+
+def _check_backend(backend: str) -> str:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    return _default_backend if backend == "auto" else backend
 
 
 def _check_map(x: Tensor, name: str, ndim: int) -> None:

@@ -1,0 +1,48 @@
+# make demo: train, validate and predict on embedded digits.   make test: lint and the whole test suite.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := runs/demo
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@head -1 Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: setup.cfg constraints.txt | $(BIN)/python
+	@echo "== installing backbones into $(VENV)"
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: setup.cfg constraints.txt | $(BIN)/python
+	@echo "== installing backbones and its test tools into $(VENV)"
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+demo: $(VENV)/.core
+	@echo "== training a small NAT on scikit-learn's handwritten digits"
+	$(BIN)/python tools/classification/train.py --config configs/demo.yaml --output runs --experiment demo --overwrite
+	@echo "== validating it"
+	$(BIN)/python tools/classification/validate.py $(DEMO) --confusion $(DEMO)/confusion.png
+	@echo "== predicting held-out digits"
+	$(BIN)/python tools/classification/predict.py --model $(DEMO) --digits 40 --topk 3 --sheet $(DEMO)/sheet.png
+	@echo "curves: $(DEMO)/curves.png   confusion matrix: $(DEMO)/confusion.png   predictions: $(DEMO)/sheet.png"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -1,0 +1,32 @@
+"""Costs against closed forms."""
+
+import timm
+from torch import nn
+
+from backbones.layers.attention import NeighborhoodAttention2d
+from backbones.profiling import count_macs, count_parameters
+
+
+def test_convolution():
+    model = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    assert count_parameters(model) == 3 * 8 * 9
+    assert count_macs(model, (3, 16, 20)) == 3 * 8 * 9 * 16 * 20
+
+
+def test_neighborhood_attention_counts_its_window_only():
+    class Map(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn = NeighborhoodAttention2d(32, 2, kernel_size=7)
+
+        def forward(self, x):
+            return self.attn(x.permute(0, 2, 3, 1))
+
+    pixels = 30 * 40
+    projections = pixels * 32 * (3 * 32 + 32)
+    products = 2 * pixels * 49 * 32
+    assert count_macs(Map(), (32, 30, 40)) == projections + products
+
+
+def test_published_model():
+    assert abs(count_macs(timm.create_model("nat_m", device="meta"), (3, 224, 224)) / 1e9 - 2.7) < 0.05
