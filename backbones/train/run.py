@@ -369,7 +369,8 @@ class Run:
         for source, split in ((self.data.train, "train"), (self.data.val, "val")):
             if source.unreadable.count:
                 self.say(f"{source.unreadable.count} unreadable {split} images were skipped ({source.unreadable.log})")
-        row = self._benchmark()
+        # Resuming a run that is already done trains nothing, so the row it has is the better one.
+        row = self._benchmark() if self.train_speeds or not (self.path / "benchmark.csv").exists() else None
         if self.world.primary and row:
             self.say("benchmark: " + ", ".join(f"{key} {value}" for key, value in row.items()))
         if options.dry_run:
@@ -396,7 +397,7 @@ class Run:
     def _benchmark(self) -> dict[str, Any] | None:
         options, world = self.options, self.world
         if options.no_benchmark or self.trainer.fsdp or not world.primary:
-            return None
+            return None  # a sharded model cannot be run by one process alone
         speeds = sorted(self.train_speeds)
         on_gpu = world.device.type == "cuda"
         device = torch.cuda.get_device_name(world.device) if on_gpu else platform.processor() or platform.machine()
