@@ -362,6 +362,7 @@ register_family(
         dense_norm=r"^extra_norm\.([0-3])\.",
         dense_norm_eps=NORM_EPS,
         convert=_convert,
+        complete={"aux_head": True},
         tiny={
             "dims": (32, 32, 64, 64),
             "depths": (1, 1, 1, 1),
