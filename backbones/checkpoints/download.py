@@ -145,7 +145,7 @@ def _transfer(opener, url: str, path: Path, note: Path, bar: Progress, task) -> 
         if total is not None:
             free = shutil.disk_usage(path.parent).free + start
             if free < 2 * total:  # the download and its conversion
-                raise OSError(f"{2 * total / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free")
+                raise OSError(f"{2 * total / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free")
         bar.update(task, total=total, completed=start)
         with open(path, "r+b" if start else "wb") as file:
             file.seek(start)

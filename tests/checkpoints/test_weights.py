@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from backbones.checkpoints import Store, WeightsError, get, locate
 from backbones.checkpoints import download as download_module
 from backbones.checkpoints.store import default_folder
+from backbones.models import family_of
 from tests.checkpoints.zoo import TINY_NAME, as_published, listing, publish, same, tiny_state
 
 STATE = tiny_state()
@@ -147,6 +148,19 @@ def test_unstated_class_count_is_that_of_the_file(server, store, monkeypatch):
     assert same(create(features_only=True).model, state, skip=("head.", "norm."))
 
 
+def test_store_keeps_training_heads(server, store, monkeypatch):
+    """What a plain model leaves out is still there for one that asks for it."""
+    args = {**family_of("overlock_xt").tiny, "aux_head": True}
+    state = timm.create_model("overlock_xt", **args).state_dict()
+    state["aux_head.fc.bias"] = torch.arange(1000.0)
+    publish(monkeypatch, server.put("x.pth", as_published(state)), "overlock_xt.in1k")
+    assert not any(
+        key.startswith("aux_head.") for key in timm.create_model("overlock_xt", pretrained=True).state_dict()
+    )
+    assert same(timm.create_model("overlock_xt", pretrained=True, aux_head=True), state)
+    assert len(server.requests) == 1
+
+
 def test_wrong_class_count(server, store, monkeypatch):
     publish(monkeypatch, server.put("x.pth", as_published(tiny_state(num_classes=21))))
     with pytest.raises(WeightsError, match=r"2 keys of another shape \(head.fc.weight: \(21, 64\) in the file, \(1000"):
@@ -184,6 +198,13 @@ def test_page_without_the_file(store, monkeypatch):
     wanted.write_bytes(BODY)
     assert same(create(), STATE)
     assert store.record(TINY_NAME).source == "https://example.org/drive"
+
+
+def test_published_pages(store):
+    with pytest.raises(
+        WeightsError, match=r"weights biformer_t.in1k are behind a page .* from https://1drv.ms/\S+ and"
+    ):
+        timm.create_model("biformer_t", pretrained=True)
 
 
 def test_hub_weights_go_to_timm_unless_stored(store, monkeypatch):
