@@ -58,8 +58,9 @@ def test_pretrained_cfg_is_complete(tagged):
 
 @pytest.mark.parametrize("tagged", [t for t in TAGGED if re.search(r"[._]in1k(_|$)", t)])
 def test_imagenet_1k_weights_note_their_published_accuracy(tagged):
-    (note,) = [note for note in get_pretrained_cfg(tagged).notes if "top-1" in note]
-    assert 60 < float(re.fullmatch(r"published ImageNet-1K top-1: ([\d.]+)", note)[1]) < 95
+    notes = get_pretrained_cfg(tagged).notes
+    (top1,) = [match[1] for note in notes if (match := re.fullmatch(r"published ImageNet-1K top-1: ([\d.]+)", note))]
+    assert 60 < float(top1) < 95
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -70,9 +71,12 @@ def test_default_weights_are_the_first_of_the_table(name):
 @pytest.mark.parametrize("tagged", TAGGED)
 def test_cfg_describes_the_model(tagged):
     name, tag = tagged.split(".", 1)
-    args = family_of(name).variants[name].weights[tag].args
+    variant = family_of(name).variants[name]
+    weights = variant.weights[tag]
+    args = {**variant.args, **weights.args, "num_classes": weights.num_classes}
     model = on_meta(tagged)
-    assert repr(model) == repr(on_meta(name, **args)), "a tag must bring its constructor arguments"
+    described = repr(family_of(name).model(**args, device="meta"))
+    assert repr(model) == described, "a tag must bring its constructor arguments"
     cfg = model.pretrained_cfg
     features = model.forward_features(torch.empty(1, *cfg["input_size"], device="meta"))
     assert features.shape == (1, model.num_features, *cfg["pool_size"])

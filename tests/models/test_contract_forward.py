@@ -137,12 +137,14 @@ def test_memory_format_does_not_matter(name):
 
 @pytest.mark.parametrize("name", DISTINCT)
 def test_every_input_pixel_is_seen(name):
-    """The padding of odd sizes must add positions, never lose any."""
+    """At odd sizes nothing is lost but, in published models that do not pad, an incomplete last patch."""
     model = stir(tiny(name))
+    stride = model.feature_info[0]["reduction"]
     for height, width in ((33, 47), (75, 50)):
         x = image(height, width, batch=1).requires_grad_()
         sum(output.square().sum() for output in model.forward_intermediates(x, intermediates_only=True)).backward()
-        assert (x.grad.abs().sum(dim=(0, 1)) > 0).all()
+        seen = x.grad.abs().sum(dim=(0, 1)) > 0
+        assert seen[: height - height % stride, : width - width % stride].all()
 
 
 @pytest.mark.parametrize("name", DISTINCT)

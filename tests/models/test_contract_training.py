@@ -22,12 +22,17 @@ def _gradients(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict[st
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16 autocast"])
-def test_every_parameter_gets_a_finite_gradient(name, precision):
+@pytest.mark.parametrize("autocast", ["off", "forward", "forward and backward"])
+def test_every_parameter_gets_a_finite_gradient(name, autocast):
     model = tiny(name, num_classes=5, drop_path_rate=0.1).train()
     for size in ((64, 64), (75, 50)):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision != "float32"):
-            _, gradients = _gradients(model, image(*size))
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast != "off"):
+            logits = model(image(*size))
+            assert logits.dtype == (torch.float32 if autocast == "off" else torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast == "forward and backward"):
+            F.cross_entropy(logits.float(), LABELS).backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         assert set(gradients) == {n for n, _ in model.named_parameters()}
         assert not [n for n, g in gradients.items() if not g.isfinite().all()]
 
@@ -79,11 +84,11 @@ def test_an_optimiser_of_timm_reduces_the_loss(name):
     model = tiny(name, num_classes=5).train()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.8)
     losses = []
-    for _ in range(6):
+    for _ in range(8):
         loss, _ = _gradients(model, image())
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
 
 
 @pytest.mark.parametrize("name", DISTINCT)
@@ -102,7 +107,8 @@ def test_weight_averaging(name):
 @pytest.mark.parametrize("name", DISTINCT)
 def test_construction_on_meta_then_reset(name):
     """`to_empty` and `reset_parameters` must give what a normal construction draws."""
-    usual = dict(tiny(name, num_classes=50).named_parameters())
+    usual_model = tiny(name, num_classes=50)
+    usual = dict(usual_model.named_parameters())
     model = tiny(name, seed=1, num_classes=50, device="meta")
     assert all(t.is_meta for t in (*model.parameters(), *model.buffers()))
     model.to_empty(device="cpu")
@@ -112,12 +118,12 @@ def test_construction_on_meta_then_reset(name):
     model.reset_parameters()
     model.init_non_persistent_buffers()
     for n, buffer in model.named_buffers():
-        assert torch.equal(buffer, tiny(name, num_classes=50).get_buffer(n)), n
+        assert torch.equal(buffer, usual_model.get_buffer(n)), n
     for n, parameter in model.named_parameters():
         expected, actual = usual[n].detach(), parameter.detach()
         assert actual.isfinite().all(), f"{n} was left uninitialised"
-        if expected.numel() < 8 or expected.std() == 0:
-            torch.testing.assert_close(actual, expected) if expected.std() == 0 else None
+        if expected.numel() == 1 or expected.std() == 0:
+            torch.testing.assert_close(actual, expected)
             continue
         # six standard errors of the difference of two sample means and standard deviations
         error = 6 * (2 / expected.numel()) ** 0.5
