@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from backbones.layers.conv import ConvNorm
+from backbones.layers.depthwise import LargeDepthwiseConv2d
 
 # Kernel size to the (kernel, dilation) of the branches beside the large kernel (UniRepLKNet, arXiv 2311.15599, section
 # 3, and OverLoCK's own rows). Every branch reaches at most as far as the large kernel.
@@ -50,7 +51,7 @@ class DilatedReparamConv(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.kernel_size = kernel_size
         self.merged = merged
-        self.conv = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=merged, **dd)
+        self.conv = LargeDepthwiseConv2d(dim, kernel_size, bias=merged, **dd)
         self.norm = None if merged else nn.BatchNorm2d(dim, **dd)
         self.branches = None
         if not merged:
