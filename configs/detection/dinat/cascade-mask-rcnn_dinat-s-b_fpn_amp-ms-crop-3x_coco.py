@@ -1,0 +1,14 @@
+_base_ = "cascade-mask-rcnn_dinat-s-t_fpn_amp-ms-crop-3x_coco.py"
+
+model = dict(
+    backbone=dict(model="dinat_s_b", pretrained="in1k", drop_path_rate=0.6),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)
+optim_wrapper = dict(optimizer=dict(lr=0.000075))
+published = dict(
+    box_ap=52.6,
+    mask_ap=45.3,
+    params=145,
+    flops=966,
+    checkpoint="https://shi-labs.com/projects/dinat/checkpoints/coco/cascadedmaskrcnn_dinat_s_base.pth",
+)

@@ -1,0 +1,19 @@
+_base_ = [
+    "../../_base_/models/cascade-mask-rcnn.py",
+    "../../_base_/datasets/coco_ms-crop.py",
+    "../../_base_/schedules/coco_3x.py",
+    "../../_base_/detection_runtime.py",
+]
+
+model = dict(
+    backbone=dict(model="nat_m", pretrained="in1k", drop_path_rate=0.2),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
+optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+published = dict(
+    box_ap=50.3,
+    mask_ap=43.6,
+    params=77,
+    flops=704,
+    checkpoint="https://shi-labs.com/projects/nat/checkpoints/DET/nat_mini_cascademaskrcnn.pth",
+)

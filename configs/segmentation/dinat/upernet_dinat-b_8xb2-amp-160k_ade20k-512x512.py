@@ -1,0 +1,14 @@
+_base_ = "upernet_dinat-m_8xb2-amp-160k_ade20k-512x512.py"
+
+model = dict(
+    backbone=dict(model="dinat_b", pretrained="in1k", drop_path_rate=0.5),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512),
+)
+published = dict(
+    miou=49.6,
+    miou_ms=50.4,
+    params=123,
+    flops=1137,
+    checkpoint="https://shi-labs.com/projects/dinat/checkpoints/ade20k/upernet_dinat_base.pth",
+)

@@ -1,0 +1,20 @@
+_base_ = [
+    "../../_base_/models/upernet.py",
+    "../../_base_/datasets/ade20k.py",
+    "../../_base_/schedules/ade20k_160k.py",
+    "../../_base_/segmentation_runtime.py",
+]
+
+model = dict(
+    backbone=dict(model="nat_m", pretrained="in1k", drop_path_rate=0.2),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
+)
+optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+published = dict(
+    miou=45.1,
+    miou_ms=46.4,
+    params=50,
+    flops=900,
+    checkpoint="https://shi-labs.com/projects/nat/checkpoints/SEG/nat_mini_upernet.pth",
+)
