@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from backbones.checkpoints.errors import WeightsError
-from backbones.dense.backbone import DenseBackbone
+from backbones.dense_backbone import DenseBackbone
 from backbones.models import family_of
 from backbones.models._registry import Family, Weights, unwrap_checkpoint
 
@@ -197,7 +198,11 @@ def fitted(
     """
     tensors = tensors_of(checkpoint, source)
     try:
-        state = family_of(name).convert_checkpoint(tensors, model)
+        family = family_of(name)
+        state = family.convert_checkpoint(tensors, model)
+        if family.dense_only:  # no file of a classifier has these
+            own = model.state_dict()
+            state = {**{key: own[key] for key in own if re.match(family.dense_only, key)}, **state}
         problem: Misfit | str = misfit(model, state, head_dropped)
     except CONVERSION_ERRORS as error:
         problem = _first_line(error)
@@ -292,7 +297,7 @@ def fitted_dense(
         WeightsError: It does not fit; the message says how, and which model it fits.
     """
     tensors = tensors_of(checkpoint, source)
-    name = backbone.model.pretrained_cfg["architecture"]
+    name = backbone.name.partition(".")[0]
     try:
         state = backbone.convert_checkpoint(tensors)
         problem: Misfit | str = misfit(backbone, state)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from backbones.checkpoints.convert import CONVERSION_ERRORS, tensors_of
-from backbones.dense.backbone import DenseBackbone
+from backbones.dense_backbone import DenseBackbone
 from backbones.models import family_of, list_models
 from backbones.models._registry import Family
 

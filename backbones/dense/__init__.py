@@ -1,5 +1,23 @@
-"""The dense-prediction side: multi-scale features of any model, in the form that detectors and segmentors take."""
+"""The dense-prediction side: multi-scale features of any model, in the form that detectors and segmentors take.
 
-from backbones.dense.backbone import DenseBackbone
+Importing it registers `backbones.Backbone` and `backbones.LayerDecayOptimWrapperConstructor` with mmengine, where that
+is installed, for the configs of mmdet and mmseg: `custom_imports = dict(imports=["backbones.dense"])`.
+
+Raises:
+    ImportError: mmcv is there, but its compiled operators do not work.
+"""
+
+from importlib.util import find_spec
+
+from backbones.dense import ops
+from backbones.dense_backbone import DenseBackbone
 
 __all__ = ["DenseBackbone"]
+
+if find_spec("mmcv") is not None:
+    ops.require()
+if find_spec("mmengine") is not None:
+    from backbones.dense.backbone import Backbone
+    from backbones.dense.optim import LayerDecayOptimWrapperConstructor
+
+    __all__ += ["Backbone", "LayerDecayOptimWrapperConstructor"]

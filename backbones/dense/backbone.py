@@ -1,84 +1,164 @@
-"""The wrapper that turns a model of the zoo into the backbone of a detector or segmentor."""
+"""The backbone that configs of mmdet and mmseg name: `dict(type="backbones.Backbone", model="overlock_t", ...)`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import timm
 import torch
-from torch import nn
+from mmengine.logging import print_log
 
-from backbones.layers.norm import LayerNorm2d
-from backbones.models import family_of
+from backbones.checkpoints import Store, WeightsError, identify, read_checkpoint
+from backbones.checkpoints.convert import fitted_dense, tensors_of
+from backbones.checkpoints.download import download
+from backbones.checkpoints.identify import describe
+from backbones.checkpoints.store import storing
+from backbones.dense.register import MODELS
+from backbones.dense_backbone import DenseBackbone
+
+_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
 
 
-class DenseBackbone(nn.Module):
-    """Feature maps of a model of the zoo at several strides, each optionally through an output norm of its own.
+@MODELS.register_module()
+class Backbone(DenseBackbone):
+    """A `DenseBackbone` in mmengine's way: starting weights are loaded by `init_weights`, which only training calls.
+
+    Loading a state dict (mmengine's `load_from`, `resume`, `init_cfg` of a detector) also takes the authors' names, so
+    that their detectors and segmentors load as published, and refuses the backbone of another model.
 
     Args:
-        model: Name of a model of the zoo, with or without tag.
-        out_indices: Stages to return, ascending.
-        out_norm: "layer" for a LayerNorm on every returned map (the form of the published detectors of NAT, DiNAT,
-            BiFormer and OverLoCK), None for raw maps (MaxViT).
-        pretrained: Load the tag's published ImageNet weights.
-        grad_checkpointing: Recompute activations in the backward pass.
-        **model_args: Further arguments of the model (`dilations`, `n_win`, `drop_path_rate`, ...).
-
-    Maps `(B, in_chans, H, W)` to a list of `(B, C_i, H / r_i, W / r_i)`; `channels` and `reductions` describe them.
+        model: Name of a model of the zoo or of timm, with or without tag.
+        pretrained: ImageNet weights to start from: True for those of the name, a tag of the model, a file of the
+            authors' or ours (the classifier is dropped), or False.
+        init_cfg: `dict(type="Pretrained", checkpoint=FILE_OR_ADDRESS)`, instead of `pretrained`: weights of a dense
+            backbone, detector or segmentor (output norms included), or of a classifier. `prefix` names a part of them.
+        **kwargs: Those of `DenseBackbone`.
 
     Raises:
-        ValueError: `out_indices` out of range or not ascending, or unknown `out_norm`.
+        ValueError: As `DenseBackbone`, or `pretrained` and `init_cfg` that cannot be followed.
     """
 
     def __init__(
-        self,
-        model: str,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: str | None = "layer",
-        pretrained: bool = False,
-        grad_checkpointing: bool = False,
-        device=None,
-        dtype=None,
-        **model_args: Any,
+        self, model: str, *, pretrained: bool | str | None = False, init_cfg: dict | None = None, **kwargs: Any
     ) -> None:
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.family = family_of(model)
-        self.model = timm.create_model(model, pretrained=pretrained, num_classes=0, **dd, **model_args)
-        info = self.model.feature_info
-        out_indices = tuple(out_indices)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(len(info)))):
-            raise ValueError(f"out_indices {out_indices} must be ascending stage indices from 0 to {len(info) - 1}")
-        if out_norm not in ("layer", None):
-            raise ValueError(f'out_norm must be "layer" or None, not {out_norm!r}')
-        self.out_indices = out_indices
-        self.channels = [info[i]["num_chs"] for i in out_indices]
-        self.reductions = [info[i]["reduction"] for i in out_indices]
-        self.model.prune_intermediate_layers(list(out_indices), prune_norm=True)
-        if grad_checkpointing:
-            self.model.set_grad_checkpointing()
-        self.out_norms = nn.ModuleList(
-            LayerNorm2d(info[i]["num_chs"], eps=self.family.dense_norm_eps, **dd)
-            if out_norm and i in out_indices
-            else nn.Identity()
-            for i in range(out_indices[-1] + 1)
-        )
+        if init_cfg and pretrained:
+            raise ValueError("give pretrained or init_cfg, not both: each names the weights to start from")
+        if init_cfg and (init_cfg.get("type") != "Pretrained" or "checkpoint" not in init_cfg):
+            raise ValueError(f'init_cfg must be dict(type="Pretrained", checkpoint=...), not {init_cfg!r}')
+        if isinstance(pretrained, str) and not _is_file(pretrained):
+            name, _, tag = model.partition(".")
+            if tag not in ("", pretrained):
+                raise ValueError(f"model {model!r} and pretrained {pretrained!r} name different weights: leave out one")
+            model, pretrained = f"{name}.{pretrained}", True
+        super().__init__(model, **kwargs)
+        self.pretrained = pretrained
+        self.init_cfg = init_cfg
+        self.is_init = False
+        self.register_load_state_dict_pre_hook(_take_authors_names)
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        outputs = self.model.forward_dense(x, self.out_norms)
-        return [outputs[i] for i in self.out_indices]
+    def init_weights(self) -> None:
+        """Load what `init_cfg` or `pretrained` names, once.
 
-    def convert_checkpoint(self, checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """The authors' dense checkpoint of this backbone (or our own) as a state dict of this module."""
-        own = self.state_dict()
-        converted = {}
-        for key, value in self.family.convert_checkpoint(checkpoint, self.model).items():
-            match = self.family.dense_norm and re.match(self.family.dense_norm, key)
-            if match:
-                key = f"out_norms.{match[1]}.{key[match.end() :]}"
-            elif key not in own:
-                key = f"model.{key}"
-            converted[key] = value
-        return converted
+        Raises:
+            WeightsError: It cannot be had or does not fit.
+        """
+        if self.is_init:
+            return
+        if self.init_cfg:
+            self.load(self.init_cfg["checkpoint"], self.init_cfg.get("prefix"))
+        elif isinstance(self.pretrained, str):
+            self.load(self.pretrained)
+        elif self.pretrained:
+            self.model.load_state_dict(self.create_model(pretrained=True).state_dict())
+            print_log(f"{self.name}: loaded the published ImageNet weights", logger="current")
+        self.is_init = True
+
+    def load(self, source: str | Path, prefix: str | None = None) -> None:
+        """Load a checkpoint of a dense backbone, detector, segmentor or classifier, the authors' or ours.
+
+        Args:
+            source: File, or http(s) address of one, which is kept in the store of weights.
+            prefix: Of the keys to load, where they are not at the top or below `backbone.`.
+
+        Raises:
+            WeightsError: It cannot be had or does not fit.
+        """
+        path = _fetched(str(source))
+        checkpoint = read_checkpoint(path)
+        if prefix:
+            checkpoint = _below(prefix, checkpoint, str(source))
+        tensors = tensors_of(checkpoint, str(source))
+        if self.is_dense_form(list(tensors)):
+            self.load_state_dict(_fitted(tensors, self, str(source)))
+            form = "a dense-prediction checkpoint: all weights, output norms included"
+        else:
+            try:
+                model = self.create_model(pretrained=True, state_dict=tensors)
+            except WeightsError as error:
+                raise WeightsError(str(error).replace("The given state dict", str(source))) from error
+            except RuntimeError as error:  # timm's own models
+                raise _misfit(tensors, self, str(source), error) from error
+            self.model.load_state_dict(model.state_dict())
+            form = "an ImageNet classifier: all weights but the output norms, which start afresh"
+        print_log(f"{self.name}: loaded {source}, {form}", logger="current")
+
+
+def _is_file(source: str) -> bool:
+    return "/" in source or "\\" in source or source.endswith(_SUFFIXES) or Path(source).is_file()
+
+
+def _fetched(source: str) -> Path:
+    """The file that a path or address names."""
+    if urlsplit(source).scheme not in ("http", "https"):
+        return Path(source).expanduser()
+    folder = Store().folder / "dense"
+    # Files of different addresses may have the same name.
+    address = hashlib.sha256(source.encode()).hexdigest()[:8]
+    path = folder / f"{address}-{Path(urlsplit(source).path).name}"
+    if not path.is_file():
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.part")
+            download(source, part)
+            part.replace(path)
+    return path
+
+
+def _below(prefix: str, checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
+    prefix = prefix.removesuffix(".") + "."
+    state = next((checkpoint[key] for key in ("state_dict", "model") if key in checkpoint), checkpoint)
+    found = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not found:
+        raise WeightsError(f"{source} has no weights below {prefix!r}: correct init_cfg's prefix.")
+    return found
+
+
+def _fitted(tensors: Mapping[str, torch.Tensor], backbone: Backbone, source: str) -> dict[str, torch.Tensor]:
+    if backbone.family is not None:
+        return fitted_dense(tensors, backbone, source)
+    own = backbone.state_dict()
+    if tensors.keys() != own.keys() or any(tensors[key].shape != own[key].shape for key in own):
+        raise _misfit(tensors, backbone, source, "names or shapes differ")
+    return dict(tensors)
+
+
+def _misfit(tensors: Mapping[str, torch.Tensor], backbone: Backbone, source: str, reason: object) -> WeightsError:
+    """The error for a timm model; those of the zoo have their own in the store of weights."""
+    found = identify(tensors, source)
+    likely = f"this looks like {describe(found)}" if found else "it looks like no model of the zoo"
+    return WeightsError(f"{source} does not fit {backbone.name} ({' '.join(str(reason).split())[:200]}); {likely}.")
+
+
+def _take_authors_names(backbone: Backbone, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before a state dict is loaded, by torch or by mmengine: put the backbone's part of it under our names."""
+    given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    own = backbone.state_dict()
+    if not given or (given.keys() == own.keys() and all(given[key].shape == own[key].shape for key in own)):
+        return
+    state = _fitted(given, backbone, "The checkpoint")
+    for key in given:
+        del state_dict[prefix + key]
+    state_dict.update({prefix + key: value for key, value in state.items()})

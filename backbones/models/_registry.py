@@ -74,6 +74,9 @@ class Family:
         drop_keys: Regex of authors' keys that hold computed buffers.
         dense_norm: Regex of the output norms in the authors' dense checkpoints; group 1 is the output's index.
         dense_norm_eps: Epsilon of those norms.
+        dense_trunk_norms: Indices of outputs whose norm also feeds the next stage, so that it is there even where the
+            output is not returned.
+        dense_only: Regex of the model's keys that belong to `forward_dense` alone, so that no ImageNet file has them.
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
         complete: Constructor arguments of a model with every part that the published files hold (training heads).
@@ -92,6 +95,8 @@ class Family:
     drop_keys: str | None = None
     dense_norm: str | None = None
     dense_norm_eps: float = 1e-5
+    dense_trunk_norms: Sequence[int] = ()
+    dense_only: str | None = None
     convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
     complete: Mapping[str, Any] = field(default_factory=dict)

@@ -361,6 +361,8 @@ register_family(
         key_map=_KEYS,
         dense_norm=r"^extra_norm\.([0-3])\.",
         dense_norm_eps=NORM_EPS,
+        dense_trunk_norms=(1,),
+        dense_only=r"^overview_(norm|proj)\.",
         convert=_convert,
         complete={"aux_head": True},
         tiny={
