@@ -22,6 +22,7 @@ def run(argv: list[str]) -> int:
     with pytest.MonkeyPatch.context() as monkeypatch:
         publish(monkeypatch, argv[0])
         if argv[1] == "create":
+            print("ready", flush=True)
             model = timm.create_model(TINY_NAME, pretrained=True)
             print(sum(value.double().sum().item() for value in model.state_dict().values()))
             return 0

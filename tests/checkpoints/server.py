@@ -19,6 +19,8 @@ class Resource:
         ranges: Whether parts can be asked for.
         cuts: Close the connection after so many bytes, one number a request; whole answers when used up.
         etag: Version of the file.
+        shift: Answer with a part that begins so many bytes later than asked for.
+        gate: Wait for it before answering.
     """
 
     body: bytes = b""
@@ -28,6 +30,8 @@ class Resource:
     ranges: bool = True
     cuts: list[int] = field(default_factory=list)
     etag: str | None = '"1"'
+    shift: int = 0
+    gate: threading.Event | None = None
 
 
 class Server:
@@ -61,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.owner.requests.append((self.path, self.headers.get("Range")))
         resource = self.owner.resources.get(self.path, Resource(status=404))
+        if resource.gate is not None:
+            resource.gate.wait(60)
         if resource.status != 200 or resource.location:
             self.send_response(302 if resource.location else resource.status)
             if resource.location:
@@ -72,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         fresh = self.headers.get("If-Range") in (None, resource.etag)
         partial = bool(asked) and resource.ranges and fresh
         if partial:
-            start = int(asked.removeprefix("bytes=").partition("-")[0])
+            start = int(asked.removeprefix("bytes=").partition("-")[0]) + resource.shift
             if start >= len(resource.body):
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{len(resource.body)}")

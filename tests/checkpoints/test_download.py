@@ -75,6 +75,12 @@ def test_starts_again_without_a_version(server, tmp_path):
     assert [asked for _, asked in server.requests] == [None, None]
 
 
+def test_starts_again_when_another_part_comes(server, tmp_path):
+    fetch(server.put("a.pth", BODY, cuts=[400_000], shift=100), tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == BODY
+    assert [asked for _, asked in server.requests] == [None, "bytes=400000-", None]
+
+
 def test_part_longer_than_the_file(server, tmp_path):
     url = server.put("a.pth", BODY, cuts=[400_000] + [0] * 20)
     with pytest.raises(WeightsError):

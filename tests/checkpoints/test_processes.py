@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -38,10 +40,16 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def test_two_processes_download_once(server, store):
-    url = server.put("nat_mini.pth", BODY)
-    found = [finish(process) for process in [start(store, url, "create") for _ in range(2)]]
+    """The second one comes while the first is downloading, waits, and takes what it finds then."""
+    gate = threading.Event()
+    url = server.put("nat_mini.pth", BODY, gate=gate)
+    processes = [start(store, url, "create") for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    time.sleep(1)  # from there to the lock
+    gate.set()
     total = sum(value.double().sum().item() for value in STATE.values())
-    for code, out, err in found:
+    for code, out, err in [finish(process) for process in processes]:
         assert code == 0, err
         assert float(out) == pytest.approx(total)
     assert len(server.requests) == 1
