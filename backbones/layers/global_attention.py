@@ -1,0 +1,68 @@
+"""Attention of every position of a map to every other."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class GlobalAttention2d(nn.Module):
+    """Multi-head self-attention over all positions, optionally with a locally enhanced positional encoding.
+
+    LePE is a depthwise convolution added to the heads' output before the projection (CSWin, arXiv 2107.00652,
+    section 3.3). It reads the values there; BiFormer's last stage was published with one that reads the input instead.
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; must divide C.
+        qkv_bias: Bias of the input projection.
+        lepe_kernel: Side of the depthwise convolution, odd; 0 for none.
+        lepe_input: What it reads: "v" or "x".
+
+    Maps `(B, H, W, C)` to `(B, H, W, C)`, any H and W.
+
+    Raises:
+        ValueError: Sizes or options that do not go together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        lepe_kernel: int = 0,
+        lepe_input: str = "v",
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} must be a multiple of num_heads {num_heads}")
+        if lepe_kernel and lepe_kernel % 2 == 0:
+            raise ValueError(f"lepe_kernel must be odd, or 0 for none, not {lepe_kernel}")
+        if lepe_input not in ("v", "x"):
+            raise ValueError(f'lepe_input must be "v" or "x", not {lepe_input!r}')
+        self.num_heads = num_heads
+        self.lepe_input = lepe_input
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.lepe = (
+            nn.Conv2d(dim, dim, lepe_kernel, padding=lepe_kernel // 2, groups=dim, **dd) if lepe_kernel else None
+        )
+        self.proj = nn.Linear(dim, dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width, dim = x.shape[1:]
+        qkv = self.qkv(x)
+        q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        out = F.scaled_dot_product_attention(q, k, v)
+        out = out.transpose(1, 2).flatten(2).unflatten(1, (height, width))
+        if self.lepe is not None:
+            source = x if self.lepe_input == "x" else qkv[..., 2 * dim :]
+            out = out + self.lepe(source.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.proj(out)
+
+    def extra_repr(self) -> str:
+        lepe = f", lepe_input={self.lepe_input!r}" if self.lepe is not None else ""
+        return f"num_heads={self.num_heads}{lepe}"

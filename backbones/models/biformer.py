@@ -1,0 +1,262 @@
+"""BiFormer: vision transformer with bi-level routing attention (Zhu et al., CVPR 2023, arXiv 2303.08810).
+
+- Bi-level routing attention in stages 1 to 3: the map is cut into a fixed number of regions, each region keeps the few
+  regions most alike by their mean query and key, and its tokens attend to all tokens of those only.
+- Full attention in stage 4, where the paper routes every region to every other.
+- A depthwise convolution before each block as position encoding, and one on the values (LePE).
+- BiFormer-STL: the same attention in Swin-T's layout, the paper's ablation; `_nchw` is its later, refactored form.
+
+Published traps: routed attention scales its logits by the whole width ** -0.5, full attention by (width of a head) **
+-0.5 with 8 heads at every width; LePE of full attention reads the block's input, in the nchw model the values; padding
+is never masked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from timm.layers import ClassifierHead, calculate_drop_path_rates
+from torch import nn
+
+from backbones.layers.block import MixerBlock
+from backbones.layers.global_attention import GlobalAttention2d
+from backbones.layers.routing import BiLevelRoutingAttention
+from backbones.models._registry import Family, Variant, Weights, register_family
+from backbones.models._skeleton import Backbone, Stage
+
+HEAD_DIM = 32  # of routed attention
+GLOBAL_HEADS = 8
+
+
+class BiFormerBlock(MixerBlock):
+    """`x + depthwise_conv(x)`, then the attention and MLP branches of `MixerBlock` (section 4.1, figure 4).
+
+    Takes the arguments of `MixerBlock`; maps `(B, C, H, W)` to `(B, C, H, W)`.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, device=None, dtype=None, **kwargs) -> None:
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(dim, mixer, **kwargs, **dd)
+        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + self.pos_embed(x))
+
+
+def _conv_stem(in_chans: int, dim: int, **dd) -> nn.Module:
+    """Two 3x3 stride-2 convolutions, each with BatchNorm, GELU between them; stride 4."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd),
+            norm1=nn.BatchNorm2d(dim // 2, **dd),
+            act=nn.GELU(),
+            conv2=nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd),
+            norm2=nn.BatchNorm2d(dim, **dd),
+        )
+    )
+
+
+def _conv_downsample(in_dim: int, dim: int, **dd) -> nn.Module:
+    """3x3 stride-2 convolution, BatchNorm."""
+    conv = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, **dd)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim, **dd)))
+
+
+def _patch_stem(in_chans: int, dim: int, **dd) -> nn.Module:
+    """4x4 patches, BatchNorm."""
+    conv = nn.Conv2d(in_chans, dim, 4, stride=4, **dd)
+    return nn.Sequential(OrderedDict(conv1=conv, norm1=nn.BatchNorm2d(dim, **dd)))
+
+
+def _patch_downsample(in_dim: int, dim: int, **dd) -> nn.Module:
+    """BatchNorm, then 2x2 patches."""
+    conv = nn.Conv2d(in_dim, dim, 2, stride=2, **dd)
+    return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(in_dim, **dd), conv=conv))
+
+
+class BiFormer(Backbone):
+    """BiFormer in its published layouts.
+
+    Args:
+        in_chans: Image channels.
+        num_classes: Classes, 0 for none.
+        global_pool: Pooling before the classifier.
+        dims: Channels of the four stages; multiples of 32 where attention is routed, of 8 where it is global.
+        depths: Blocks of the four stages.
+        layout: "conv" (T, S, B: overlapping convolutions, a depthwise convolution before each block) or "patch" (STL).
+        n_win: Regions a side; published: 7 for 224 pixels, 8 for ADE20K, 16 for COCO. No weight depends on it.
+        topks: Regions that a region attends to, one number a stage; None for global attention.
+        pad: How maps that `n_win` does not divide are padded: "input", or "qkv" as in the nchw model
+            (see `BiLevelRoutingAttention`).
+        global_lepe: What the depthwise convolution of global attention reads, "x" or "v".
+        mlp_ratio: Hidden width of the MLPs over the channels.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+
+    Raises:
+        ValueError: Unknown layout, or sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        dims: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (2, 2, 8, 2),
+        layout: str = "conv",
+        n_win: int = 7,
+        topks: Sequence[int | None] = (1, 4, 16, None),
+        pad: str = "input",
+        global_lepe: str = "x",
+        mlp_ratio: float = 3.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        if layout == "conv":
+            stem, downsample, block = _conv_stem, _conv_downsample, BiFormerBlock
+        elif layout == "patch":
+            stem, downsample, block = _patch_stem, _patch_downsample, MixerBlock
+        else:
+            raise ValueError(f'layout must be "conv" or "patch", not {layout!r}')
+
+        def attention(dim: int, topk: int | None) -> nn.Module:
+            if topk is None:
+                return GlobalAttention2d(dim, GLOBAL_HEADS, lepe_kernel=5, lepe_input=global_lepe, **dd)
+            if dim % HEAD_DIM:
+                raise ValueError(f"dims of routed stages must be multiples of {HEAD_DIM}, not {dim}")
+            return BiLevelRoutingAttention(dim, dim // HEAD_DIM, n_win, topk, pad=pad, **dd)
+
+        self._default_init = pad == "qkv"
+        stages = []
+        for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)):
+            blocks = [
+                block(dims[i], attention(dims[i], topks[i]), mlp_ratio=mlp_ratio, norm_eps=1e-6, drop_path=rate, **dd)
+                for rate in rates
+            ]
+            stages.append(Stage(blocks, downsample(dims[i - 1], dims[i], **dd) if i else None))
+        super().__init__(
+            stem=stem(in_chans, dims[0], **dd),
+            stages=stages,
+            dims=dims,
+            norm=nn.BatchNorm2d(dims[-1], **dd),
+            head=ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd),
+            num_classes=num_classes,
+            in_chans=in_chans,
+        )
+
+    def _init_weights(self, module: nn.Module, name: str) -> None:
+        # The nchw model's projections are 1x1 convolutions, which its authors leave at PyTorch's default.
+        if not (self._default_init and name.startswith("stages.")):
+            super()._init_weights(module, name)
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints, variants
+
+
+def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Split the routed attention's packed projection, and turn the nchw model's 1x1 convolutions into linears.
+
+    Raises:
+        ValueError: The checkpoint is the nchw model's and the model is not, or the other way round; their keys are
+            the same here, what they compute is not.
+    """
+    out = {}
+    for key, value in state_dict.items():
+        if key.endswith(".attn.packed.weight") and (value.ndim == 4) != model._default_init:
+            form = (
+                ("biformer_stl_nchw", "another BiFormer")
+                if value.ndim == 4
+                else ("another BiFormer", "biformer_stl_nchw")
+            )
+            raise ValueError("the checkpoint is that of {} and the model is {}".format(*form))
+        if ".attn.packed." in key:
+            q, k, v = value.flatten(1).chunk(3) if value.ndim > 1 else value.chunk(3)
+            out[key.replace(".packed.", ".q.")] = q
+            out[key.replace(".packed.", ".kv.")] = torch.cat((k, v))
+        elif value.ndim == 4 and value.shape[2:] == (1, 1) and (".attn." in key or ".mlp." in key):
+            out[key] = value.flatten(1)
+        else:
+            out[key] = value
+    return out
+
+
+_KEYS = (
+    (r"^downsample_layers\.0\.0\.", "stem.conv1."),
+    (r"^downsample_layers\.0\.1\.", "stem.norm1."),
+    (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"\.attn\.(?:qkv\.qkv|qkv_linear)\.", ".attn.packed."),
+    (r"\.attn\.(?:wo|output_linear)\.", ".attn.proj."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.[23]\.", ".mlp.fc2."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+_CONV_KEYS = (
+    (r"^downsample_layers\.0\.3\.", "stem.conv2."),
+    (r"^downsample_layers\.0\.4\.", "stem.norm2."),
+    (r"^downsample_layers\.(\d)\.0\.", r"stages.\1.downsample.conv."),
+    (r"^downsample_layers\.(\d)\.1\.", r"stages.\1.downsample.norm."),
+)
+_PATCH_KEYS = (
+    (r"^downsample_layers\.(\d)\.0\.", r"stages.\1.downsample.norm."),
+    (r"^downsample_layers\.(\d)\.1\.", r"stages.\1.downsample.conv."),
+)
+
+_COMMON = {
+    "model": BiFormer,
+    "paper_name": "BiFormer: Vision Transformer with Bi-Level Routing Attention",
+    "paper_ids": "arXiv:2303.08810",
+    "origin_url": "https://github.com/rayleizhu/BiFormer",
+    "license": "mit",
+    "dense_norm": r"^extra_norms\.(\d)\.",
+    "dense_norm_eps": 1e-6,
+    "convert": _convert,
+    "tiny": {"dims": (32, 32, 64, 64), "depths": (1, 1, 2, 1), "n_win": 4, "topks": (1, 2, 4, None)},
+}
+
+
+def _variant(share: str, top1: float, dims: Sequence[int], depths: Sequence[int], **args) -> Variant:
+    weights = Weights(
+        page="https://1drv.ms/u/s!AkBbczdRlZvChGsXFqAA-PVnA-R8?e=IPlOCG",
+        top1=top1,
+        notes=(
+            f"the file's own address https://api.onedrive.com/v1.0/shares/{share}/root/content was reported to answer "
+            "'share id was malformed'",
+            "the file is the training script's best.pth; its entry 'model' holds the published weights",
+        ),
+    )
+    return Variant({"dims": dims, "depths": depths, **args}, {"in1k": weights})
+
+
+_NARROW, _WIDE = (64, 128, 256, 512), (96, 192, 384, 768)
+_STL = {"layout": "patch", "mlp_ratio": 4.0}
+
+register_family(
+    Family(
+        **_COMMON,
+        key_map=(*_KEYS, *_CONV_KEYS),
+        variants={
+            "biformer_t": _variant("s!AkBbczdRlZvChHEOoGkgwgQzEDlM", 81.4, _NARROW, (2, 2, 8, 2)),
+            "biformer_s": _variant("s!AkBbczdRlZvChHDyM-x9KWRBZ832", 83.8, _NARROW, (4, 4, 18, 4)),
+            "biformer_b": _variant("s!AkBbczdRlZvChHI_XPhoadjaNxtO", 84.3, _WIDE, (4, 4, 18, 4)),
+        },
+    )
+)
+
+register_family(
+    Family(
+        **_COMMON,
+        key_map=(*_KEYS, *_PATCH_KEYS),
+        variants={
+            "biformer_stl": _variant("s!AkBbczdRlZvChSf-m7ujkvx9lIQ1", 82.7, _WIDE, (2, 2, 6, 2), **_STL),
+            "biformer_stl_nchw": _variant(
+                "s!AkBbczdRlZvChWYrKbWbMgqd2Ai0", 82.7, _WIDE, (2, 2, 6, 2), **_STL, pad="qkv", global_lepe="v"
+            ),
+        },
+    )
+)
