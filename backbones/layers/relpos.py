@@ -56,6 +56,8 @@ class RelativePositionBias2d(nn.Module):
 def resize_bias_table(table: torch.Tensor, window_size: tuple[int, int]) -> torch.Tensor:
     """Resize a `(heads, 2P-1, 2Q-1)` table to another window, bilinear with half-pixel centres, as MaxViT does."""
     size = (2 * window_size[0] - 1, 2 * window_size[1] - 1)
-    if table.shape[1] == size[0] and table.shape[2] == size[1]:
+    # A graph for many sizes must hold at the table's own size too, so it always resizes; there, that changes nothing.
+    captured = any(isinstance(n, torch.SymInt) for n in size)
+    if not captured and table.shape[1] == size[0] and table.shape[2] == size[1]:
         return table
     return F.interpolate(table[None].float(), size=size, mode="bilinear", align_corners=False)[0].to(table.dtype)
