@@ -1,4 +1,4 @@
-"""Attention modules on channels-last maps: neighborhood, and global with relative positions."""
+"""Neighborhood attention as a module on channels-last maps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.neighborhood import neighborhood_attention
-from backbones.layers.relpos import RelativePositionBias2d
 
 
 @register_notrace_module
@@ -74,38 +73,3 @@ class NeighborhoodAttention2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, dilation={self.dilation}"
-
-
-@register_notrace_module
-class GlobalAttention2d(nn.Module):
-    """Multi-head attention of every position to every other, with a relative position bias.
-
-    The bias table belongs to maps of `map_size`; on a map of another size it is resized.
-
-    Args:
-        dim: Channels C.
-        num_heads: Heads; must divide C.
-        map_size: `(H, W)` of the map that the table is stored for.
-        qkv_bias: Bias of the input projection.
-
-    Maps `(B, H, W, C)` to `(B, H, W, C)`.
-    """
-
-    def __init__(
-        self, dim: int, num_heads: int, map_size: tuple[int, int], qkv_bias: bool = True, device=None, dtype=None
-    ) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim {dim} must be a multiple of num_heads {num_heads}")
-        dd = {"device": device, "dtype": dtype}
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.rel_pos = RelativePositionBias2d(num_heads, map_size, **dd)
-        self.proj = nn.Linear(dim, dim, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[1:3]
-        q, k, v = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = self.rel_pos(height, width).to(q.dtype)[None]
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(x.transpose(1, 2).flatten(2).unflatten(1, (height, width)))

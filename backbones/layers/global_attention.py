@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import nn
 
+from backbones.layers.relpos import RelativePositionBias2d
 
+
+@register_notrace_module
 class GlobalAttention2d(nn.Module):
-    """Multi-head self-attention over all positions, optionally with a locally enhanced positional encoding.
+    """Multi-head self-attention over all positions, optionally with relative positions or a local position encoding.
 
     LePE is a depthwise convolution added to the heads' output before the projection (CSWin, arXiv 2107.00652,
     section 3.3). It reads the values there; BiFormer's last stage was published with one that reads the input instead.
@@ -19,6 +23,8 @@ class GlobalAttention2d(nn.Module):
         qkv_bias: Bias of the input projection.
         lepe_kernel: Side of the depthwise convolution, odd; 0 for none.
         lepe_input: What it reads: "v" or "x".
+        map_size: `(H, W)` of the maps that a relative position bias is stored for; on other maps its table is resized.
+            None for no bias.
 
     Maps `(B, H, W, C)` to `(B, H, W, C)`, any H and W.
 
@@ -33,6 +39,7 @@ class GlobalAttention2d(nn.Module):
         qkv_bias: bool = False,
         lepe_kernel: int = 0,
         lepe_input: str = "v",
+        map_size: tuple[int, int] | None = None,
         device=None,
         dtype=None,
     ) -> None:
@@ -50,13 +57,15 @@ class GlobalAttention2d(nn.Module):
         self.lepe = (
             nn.Conv2d(dim, dim, lepe_kernel, padding=lepe_kernel // 2, groups=dim, **dd) if lepe_kernel else None
         )
+        self.rel_pos = RelativePositionBias2d(num_heads, map_size, **dd) if map_size is not None else None
         self.proj = nn.Linear(dim, dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width, dim = x.shape[1:]
         qkv = self.qkv(x)
         q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        out = F.scaled_dot_product_attention(q, k, v)
+        bias = self.rel_pos(height, width).to(q.dtype)[None] if self.rel_pos is not None else None
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = out.transpose(1, 2).flatten(2).unflatten(1, (height, width))
         if self.lepe is not None:
             source = x if self.lepe_input == "x" else qkv[..., 2 * dim :]

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from timm.layers import ClassifierHead, calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
-from backbones.layers.attention import GlobalAttention2d, NeighborhoodAttention2d
+from backbones.layers.attention import NeighborhoodAttention2d
 from backbones.layers.block import MixerBlock
+from backbones.layers.global_attention import GlobalAttention2d
 from backbones.layers.norm import LayerNorm2d
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
@@ -154,7 +155,7 @@ class NAT(Backbone):
 
         def attention(dim: int, dilation: int) -> nn.Module:
             if kernel_size is None:
-                return GlobalAttention2d(dim, dim // HEAD_DIM, map_size=(14, 14), **dd)
+                return GlobalAttention2d(dim, dim // HEAD_DIM, qkv_bias=True, map_size=(14, 14), **dd)
             return NeighborhoodAttention2d(dim, dim // HEAD_DIM, kernel_size, dilation, **dd)
 
         rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
