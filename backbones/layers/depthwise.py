@@ -9,8 +9,8 @@ from torch import nn
 
 from backbones._compat import is_plain_eager
 
-# Kernel size from which the CPU library's own weight gradient is slow: at 15 and 17 it takes 4 to 40 times the processor
-# time of the Fourier transform, at 13 as much or up to 5 times (torch 2.11, oneDNN, one and two threads).
+# Kernel size from which the CPU library's own weight gradient is slow: at 15 and 17 it takes 4 to 40 times as much
+# processor time as the Fourier transform, at 13 as much or up to 5 times (torch 2.11, oneDNN, one and two threads).
 FFT_FROM = 13
 
 
