@@ -79,6 +79,7 @@ class Conv2dSame(nn.Conv2d):
         return same_padding(size, self.kernel_size[axis], self.stride[axis])
 
 
+@register_notrace_module
 class AvgPool2dSame(nn.Module):
     """Average pooling by 2 with TensorFlow's "same" padding: on odd sides the last cells average the pixels there are.
 
@@ -86,6 +87,13 @@ class AvgPool2dSame(nn.Module):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[2:]
+        if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+            # Repeating the last row of an odd side does not change its average, and suits both parities.
+            for axis, size in ((2, height), (3, width)):
+                index = torch.arange((size + 1) // 2 * 2, device=x.device).clamp(max=size - 1)
+                x = x.index_select(axis, index).unflatten(axis, ((size + 1) // 2, 2)).mean(axis + 1)
+            return x
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 

@@ -20,39 +20,60 @@ def window_partition(x: torch.Tensor, window_size: tuple[int, int]) -> torch.Ten
     return x.reshape(b, h // p, p, w // q, q, c).transpose(2, 3).reshape(b, (h // p) * (w // q), p * q, c)
 
 
-def window_merge(x: torch.Tensor, window_size: tuple[int, int], height: int, width: int) -> torch.Tensor:
-    """The inverse of `window_partition`, to `(B, height, width, C)`."""
-    b, _, _, c = x.shape
-    p, q = window_size
-    return x.reshape(b, height // p, width // q, p, q, c).transpose(2, 3).reshape(b, height, width, c)
+def window_merge(x: torch.Tensor, window_size: tuple[int, int], count: tuple[int, int]) -> torch.Tensor:
+    """The inverse of `window_partition`; `count` is `(H/P, W/Q)`."""
+    (p, q), (rows, columns) = window_size, count
+    b, c = x.shape[0], x.shape[3]
+    return x.reshape(b, rows, columns, p, q, c).transpose(2, 3).reshape(b, rows * p, columns * q, c)
 
 
 def grid_partition(x: torch.Tensor, grid_size: tuple[int, int]) -> torch.Tensor:
-    """Gather the positions of `(B, H, W, C)` that are H/P and W/Q apart: `(B, H/P * W/Q, P * Q, C)`. One copy."""
+    """Gather the P x Q positions of `(B, H, W, C)` that are H/P and W/Q apart: `(B, H/P * W/Q, P * Q, C)`. One copy."""
     b, h, w, c = x.shape
     p, q = grid_size
     x = x.reshape(b, p, h // p, q, w // q, c).permute(0, 2, 4, 1, 3, 5)
     return x.reshape(b, (h // p) * (w // q), p * q, c)
 
 
-def grid_merge(x: torch.Tensor, grid_size: tuple[int, int], height: int, width: int) -> torch.Tensor:
-    """The inverse of `grid_partition`, to `(B, height, width, C)`."""
-    b, _, _, c = x.shape
-    p, q = grid_size
-    x = x.reshape(b, height // p, width // q, p, q, c).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(b, height, width, c)
+def grid_merge(x: torch.Tensor, grid_size: tuple[int, int], count: tuple[int, int]) -> torch.Tensor:
+    """The inverse of `grid_partition`; `count` is `(H/P, W/Q)`."""
+    (p, q), (rows, columns) = grid_size, count
+    b, c = x.shape[0], x.shape[3]
+    x = x.reshape(b, rows, columns, p, q, c).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(b, p * rows, q * columns, c)
 
 
 @shape_cache()
-def _real_keys(height: int, width: int, p: int, q: int, grid: bool, device: torch.device) -> torch.Tensor:
+def _real_tokens(height: int, width: int, p: int, q: int, grid: bool, device: torch.device) -> torch.Tensor:
     """`(groups, P * Q)`: whether a group's token is a position of the map, not of its padding below and right."""
-    sides = []
-    for size, n in ((height, p), (width, q)):
-        count = (size + n - 1) // n
-        real = torch.arange(count * n, device=device) < size
-        sides.append(real.view(n, count).t() if grid else real.view(count, n))
-    rows, columns = sides
-    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(rows.shape[0] * columns.shape[0], p * q)
+    real = torch.ones(1, height, width, 1, dtype=torch.bool, device=device)
+    real = F.pad(real, (0, 0, 0, -width % q, 0, -height % p))
+    return (grid_partition if grid else window_partition)(real, (p, q))[0, :, :, 0]
+
+
+def _gather_indices(
+    height: int, width: int, p: int, q: int, grid: bool, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Partition and merge as gathers along the flattened map, with indices that have a single axis.
+
+    Returns:
+        Position of every token (padding repeats the last row and column), whether the token is real, and the token of
+        every position.
+    """
+    rows, columns = (height + p - 1) // p, (width + q - 1) // q
+    token = torch.arange(rows * columns * p * q, device=device)
+    group, u, v = token // (p * q), token % (p * q) // q, token % q
+    row_group, column_group = group // columns, group % columns
+    row = u * rows + row_group if grid else row_group * p + u
+    column = v * columns + column_group if grid else column_group * q + v
+    real = (row < height) & (column < width)
+    position = row.clamp(max=height - 1) * width + column.clamp(max=width - 1)
+
+    place = torch.arange(height * width, device=device)
+    row, column = place // width, place % width
+    row_group, u = (row % rows, row // rows) if grid else (row // p, row % p)
+    column_group, v = (column % columns, column // columns) if grid else (column // q, column % q)
+    return position, real, ((row_group * columns + column_group) * p + u) * q + v
 
 
 def grouped_attention(
@@ -86,11 +107,6 @@ def grouped_attention(
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     return out.transpose(1, 2).reshape(b, g, n, width // 3)
-
-
-def _divides(size: int, by: int) -> bool:
-    """Whether `by` is known to divide `size`; never where an exported program is to run at other sizes."""
-    return not isinstance(size, torch.SymInt) and int(size) % by == 0
 
 
 @register_notrace_module
@@ -139,19 +155,35 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[1:3]
+        if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+            return self._forward_any_size(x)
         p, q = self.window_size
-        padded_height, padded_width = (height + p - 1) // p * p, (width + q - 1) // q * q
-        padded = not (_divides(height, p) and _divides(width, q))
-        real = None
+        count = (height + p - 1) // p, (width + q - 1) // q
+        padded = height % p or width % q
+        real = _real_tokens(height, width, p, q, self.grid, x.device) if padded else None
         if padded:
-            x = F.pad(x, (0, 0, 0, padded_width - width, 0, padded_height - height))
-            real = _real_keys(height, width, p, q, self.grid, x.device)
+            x = F.pad(x, (0, 0, 0, count[1] * q - width, 0, count[0] * p - height))
         x = grid_partition(x, (p, q)) if self.grid else window_partition(x, (p, q))
-        bias = self.rel_pos(p, q) if self.rel_pos is not None else None
-        x = self.proj(grouped_attention(self.qkv(x), self.num_heads, bias, real))
-        merge = grid_merge if self.grid else window_merge
-        x = merge(x, (p, q), padded_height, padded_width)
+        x = self._attend(x, real)
+        x = grid_merge(x, (p, q), count) if self.grid else window_merge(x, (p, q), count)
         return x[:, :height, :width] if padded else x
+
+    def _forward_any_size(self, x: torch.Tensor) -> torch.Tensor:
+        """The same for symbolic sizes: no shape tells whether there is padding, and no axis counts groups alone.
+
+        An exported program would else be tied to sizes with as much padding, or with as few groups, as its example.
+        """
+        b, height, width, _ = x.shape
+        p, q = self.window_size
+        position, real, token = _gather_indices(height, width, p, q, self.grid, x.device)
+        x = x.flatten(1, 2).index_select(1, position).flatten(0, 1)
+        x = self._attend(x.reshape(1, -1, p * q, x.shape[-1]), real.repeat(b).reshape(-1, p * q))
+        x = x.flatten(0, 2).reshape(b, -1, x.shape[-1])
+        return x.index_select(1, token).unflatten(1, (height, width))
+
+    def _attend(self, x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        bias = self.rel_pos(*self.window_size) if self.rel_pos is not None else None
+        return self.proj(grouped_attention(self.qkv(x), self.num_heads, bias, real))
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, window_size={self.window_size}"

@@ -213,7 +213,7 @@ def _resize_tables(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dic
 
 
 _HALF = {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD}
-_BY_TIMM = "top-1 as timm measured it; the authors give none for these weights"
+_BY_TIMM = "this accuracy is timm's measurement: the authors give none for these weights"
 
 
 def _in1k(name: str, *top1: float) -> dict[str, Weights]:
@@ -230,8 +230,11 @@ def _in21k(name: str, *top1: float) -> dict[str, Weights]:
         f"in21k_ft_in1k_{side}": _large(f"maxvit_{name}_tf_{side}.in21k_ft_in1k", side, value, notes=(_BY_TIMM,))
         for side, value in zip((384, 512), top1)
     }
-    hub_id = f"timm/maxvit_{name}_tf_224.in21k"
-    return {**weights, "in21k": Weights(hf_hub_id=hub_id, crop_pct=0.95, num_classes=21843, **_HALF)}
+    classes = {"num_classes": 21843}
+    return {
+        **weights,
+        "in21k": Weights(hf_hub_id=f"timm/maxvit_{name}_tf_224.in21k", crop_pct=0.95, **_HALF, **classes, args=classes),
+    }
 
 
 def _large(repo: str, side: int, top1: float, **kwargs) -> Weights:

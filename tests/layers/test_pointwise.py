@@ -1,0 +1,102 @@
+"""Fast linear layers and GELU against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from backbones.layers import pointwise
+from backbones.layers.pointwise import Linear, MlpTanhGELU, conv2d
+
+SHAPES = [(3, 16), (2, 5, 16), (2, 5, 7, 16), (1, 1, 1, 16)]
+
+
+def plain_mlp(mlp: MlpTanhGELU, x: torch.Tensor) -> torch.Tensor:
+    hidden = F.gelu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias), approximate="tanh")
+    return F.linear(hidden, mlp.fc2.weight, mlp.fc2.bias)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(shape, bias):
+    layer = Linear(16, 24, bias=bias)
+    x = torch.randn(shape, requires_grad=True)
+    inputs = (x, *layer.parameters())
+    expected, got = F.linear(x, layer.weight, layer.bias), layer(x)
+    torch.testing.assert_close(got, expected)
+    weight = torch.randn_like(got)
+    for a, b in zip(torch.autograd.grad(got, inputs, weight), torch.autograd.grad(expected, inputs, weight)):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mlp(shape, dtype):
+    mlp = MlpTanhGELU(16, 40, dtype=dtype)
+    x = torch.randn(shape, dtype=dtype, requires_grad=True)
+    inputs = (x, *mlp.parameters())
+    expected, got = plain_mlp(mlp, x), mlp(x)
+    torch.testing.assert_close(got, expected)
+    for a, b in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(expected.sum(), inputs)):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(mlp(x), expected)
+
+
+def test_a_map_that_is_not_contiguous():
+    mlp = MlpTanhGELU(16, 40)
+    x = torch.randn(2, 16, 5, 7).permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
+    torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_autocast_and_bfloat16(grad):
+    mlp = MlpTanhGELU(16, 40)
+    x = torch.randn(2, 5, 7, 16)
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mlp(x), plain_mlp(mlp, x))
+        assert mlp(x).dtype == torch.bfloat16
+    mlp, x = mlp.to(torch.bfloat16), x.bfloat16()
+    with torch.set_grad_enabled(grad):
+        assert torch.equal(mlp(x), plain_mlp(mlp, x))
+
+
+@pytest.mark.parametrize("gelu", [True, False])
+@pytest.mark.parametrize("groups, stride, padding", [(1, (1, 1), (0, 0)), (16, (2, 2), (1, 1)), (16, (2, 1), (1, 0))])
+def test_convolution_is_fused_in_inference_only(monkeypatch, gelu, groups, stride, padding):
+    calls = []
+    fused = pointwise.onednn_conv2d
+    monkeypatch.setattr(pointwise, "onednn_conv2d", lambda *args: calls.append(1) or fused(*args))
+    x = torch.randn(2, 16, 9, 8).contiguous(memory_format=torch.channels_last)
+    weight, bias = nn.Conv2d(16, 16, 3, groups=groups).parameters()
+    expected = F.conv2d(x, weight, bias, stride, padding, groups=groups)
+    expected = F.gelu(expected, approximate="tanh") if gelu else expected
+    out = conv2d(x, weight, bias, stride, padding, groups, gelu)
+    assert out.requires_grad and not calls
+    torch.testing.assert_close(out, expected)
+    with torch.no_grad():
+        out = conv2d(x, weight, bias, stride, padding, groups, gelu)
+    assert calls and out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, expected)
+
+
+def test_without_onednn(monkeypatch):
+    mlp, x = MlpTanhGELU(16, 40), torch.randn(2, 5, 7, 16)
+    monkeypatch.setattr(pointwise, "onednn_conv2d", None)
+    with torch.inference_mode():
+        torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
+        with torch.backends.mkldnn.flags(enabled=False):
+            torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
+
+
+def test_factory_arguments_and_vmap():
+    mlp = MlpTanhGELU(16, 40, device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in mlp.parameters()} == {("meta", torch.bfloat16)}
+    layer, x = Linear(16, 8), torch.randn(3, 2, 5, 7, 16)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
