@@ -13,6 +13,12 @@ def test_convolution():
     assert count_macs(model, (3, 16, 20)) == 3 * 8 * 9 * 16 * 20
 
 
+def test_other_layers_and_the_model_as_it_was():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(512, 10))
+    assert count_macs(model, (3, 16, 16)) == 8 * 8 * 8 * 27 + 5120
+    assert model.training and next(model.parameters()).device.type == "cpu"
+
+
 def test_neighborhood_attention_counts_its_window_only():
     class Map(nn.Module):
         def __init__(self):

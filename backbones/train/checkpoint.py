@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from backbones.train.report import file_sha256
+from backbones.checkpoints.store import file_sha256
 
 STATE = "last.state.pt"
 _RECORD = ".commit.json"

@@ -18,7 +18,9 @@ from timm.models import get_arch_pretrained_cfgs, load_state_dict, resolve_model
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from backbones.train.report import LoadReport, file_sha256, load_report, record_loading
+from backbones.checkpoints import WeightsError
+from backbones.checkpoints.store import file_sha256
+from backbones.train.report import LoadReport, load_report, record_loading
 
 __all__ = [
     "LoadedModel",
@@ -224,6 +226,8 @@ def _build(
         raise ModelError(
             f"Cannot fetch the weights of {name} ({str(error).splitlines()[0]}): give a local file with --checkpoint."
         ) from error
+    except WeightsError as error:
+        raise ModelError(str(error)) from error
     except RuntimeError as error:
         if "No pretrained weights" in str(error):
             raise ModelError(
@@ -246,6 +250,8 @@ def _load_file(source: _Source, use_ema: bool, **kwargs: Any) -> tuple[nn.Module
     failure = ModelError(f"Checkpoint {source.checkpoint} does not fit {source.name}: {misfit}.{hint}")
     try:
         model, report = _build(source.name, False, state=state, **kwargs)
+    except ModelError:
+        raise
     except (RuntimeError, KeyError, AttributeError, ValueError, IndexError) as error:
         raise failure from error
     if report is None or not report.complete:

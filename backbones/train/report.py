@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import resource
 import sys
@@ -16,22 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["LoadReport", "benchmark", "count_macs", "file_sha256", "load_report", "record_loading", "write_csv"]
+from backbones.checkpoints.store import file_sha256
+from backbones.profiling import count_macs, count_parameters
 
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """Hex SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else _digest(file)
-
-
-def _digest(file) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+__all__ = ["LoadReport", "benchmark", "load_report", "record_loading", "write_csv"]
 
 
 @dataclass
@@ -155,26 +143,6 @@ def published_source(model: nn.Module) -> str:
     return "a state dict"
 
 
-@torch.no_grad()
-def count_macs(model: nn.Module, input_size: Sequence[int]) -> float:
-    """Multiply-accumulates of one image in evaluation, in units of 1e9 (matrix products, convolutions, attention).
-
-    Args:
-        model: The model; its mode is restored.
-        input_size: (C, H, W).
-    """
-    parameter = next(model.parameters())
-    training = model.training
-    model.eval()
-    counter = FlopCounterMode(display=False)
-    try:
-        with counter:
-            model(torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype))
-    finally:
-        model.train(training)
-    return counter.get_total_flops() / 2e9
-
-
 def peak_memory_mb(device: torch.device) -> float:
     """Peak memory so far in MB (1e6 bytes): of the GPU's allocator, elsewhere the process's resident set."""
     if device.type == "cuda":
@@ -220,8 +188,8 @@ def benchmark(
     return {
         **extra,
         "img_size": "x".join(str(side) for side in images.shape[-2:]),
-        "params_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 4),
-        "gmacs": round(count_macs(model, images.shape[1:]), 4),
+        "params_m": round(count_parameters(model) / 1e6, 4),
+        "gmacs": round(count_macs(model, images.shape[1:]) / 1e9, 4),
         "infer_batch": len(images),
         "infer_img_per_s": round(speed, 1),
         "train_img_per_s": round(train_img_per_s, 1) if train_img_per_s else "",
