@@ -1,11 +1,21 @@
-"""A folder of real JPEG files for the training tests."""
+"""One thread for the tests of training, and a folder of real JPEG files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Models are tiny: more threads only get into each other's way, and sums would depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_photo_folder(root: Path, train: int = 12, val: int = 4) -> Path:

@@ -201,7 +201,7 @@ def test_initial_checkpoint_is_loaded_whole(photo_folder, tmp_path, capsys):
     first = run(tmp_path, data=photo_folder, name="first")
     run(tmp_path, f"initial_checkpoint={first / 'best.safetensors'}", data=photo_folder, name="second")
     text = capsys.readouterr().out
-    assert "80 of 80 keys matched (100.0 %)" in text and "WARNING" not in text
+    assert "80 of 80 keys matched (100.0 %)" in text and "RANDOM" not in text
 
 
 def test_dry_run_keeps_nothing(photo_folder, tmp_path, capsys):
