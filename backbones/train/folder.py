@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from backbones.train.options import OPTIONS
 from backbones.train.recipe import RecipeError, write_yaml
 
 RECIPE = "recipe.yaml"
+_PARTS = (RECIPE, "summary.csv", "benchmark.csv", "curves.png", "tensorboard", "unreadable_*.txt")
+_PARTS += ("last*.safetensors", "best*.safetensors", "last.state.pt", ".*.new", ".commit.json")
 
 
 def default_name(options: SimpleNamespace) -> str:
@@ -79,9 +82,12 @@ def new_folder(options: SimpleNamespace) -> Path:
     root = Path(options.output)
     if options.experiment:
         path = root / options.experiment
-        if path.exists() and CheckpointFolder(path).resumable:
+        if options.overwrite and (path / RECIPE).exists():
+            _delete_run(path)
+        elif path.exists() and CheckpointFolder(path).resumable:
             raise RecipeError(
-                f"{path} holds a run already: continue it with --resume auto, or choose another --experiment."
+                f"{path} holds a run already: continue it with --resume auto, start anew with --overwrite, or choose "
+                "another --experiment."
             )
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -95,6 +101,15 @@ def new_folder(options: SimpleNamespace) -> Path:
             number += 1
 
 
+def _delete_run(path: Path) -> None:
+    """Deletes what a run wrote, and nothing else."""
+    for pattern in _PARTS:
+        for found in path.glob(pattern):
+            shutil.rmtree(found) if found.is_dir() else found.unlink()
+
+
 def write_recipe(path: Path, options: SimpleNamespace, derived: dict[str, Any]) -> None:
     """Writes the resolved recipe: all options, then what was derived (which replaces options left open)."""
-    write_yaml(path / RECIPE, {key: getattr(options, key) for key in OPTIONS if key != "resume"} | derived)
+    write_yaml(
+        path / RECIPE, {key: getattr(options, key) for key in OPTIONS if key not in ("resume", "overwrite")} | derived
+    )

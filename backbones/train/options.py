@@ -224,6 +224,7 @@ _TABLE: dict[str, list[tuple]] = {
         ("output", str, "output", "folder of all runs"),
         ("experiment", str, None, "name of the run's folder (default: <model>-<data>-<size>)"),
         ("resume", "str?", None, "continue a run: auto, or its folder", {"const": "auto"}),
+        ("overwrite", bool, False, "start anew in the folder of --experiment, deleting the run in it"),
         ("save_every_steps", int, 0, "also save every so many optimiser steps"),
         ("eval_metric", str, "top1", "what best means", {"choices": ("top1", "top5", "loss")}),
         ("early_stop", int, 0, "stop after so many epochs of no gain (0: never)"),

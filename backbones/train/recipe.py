@@ -42,13 +42,13 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def configs_dir() -> Path:
-    """The folder of recipes: ``configs/`` of a clone, else the copy that an installation carries.
+    """The folder of recipes: the copy that an installation carries, else ``configs/`` of the clone.
 
     Raises:
         RecipeError: When neither is there.
     """
     package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "configs", package / "configs"):
+    for folder in (package / "configs", package.parent / "configs"):
         if (folder / "imagenet").is_dir():
             return folder
     raise RecipeError(f"No recipes found beside {package}: reinstall the package or give --recipe a file.")
