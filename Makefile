@@ -1,15 +1,16 @@
 # make demo: train, validate and predict on embedded digits.   make test: lint and the whole test suite.
+# make setup-dense: install what detection and segmentation need; builds mmcv, 5 minutes on 2 free cores.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := runs/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean setup-dense
 .DEFAULT_GOAL := help
 
 help:
-	@head -1 Makefile
+	@sed -n '/^#/!q;p' Makefile
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +24,18 @@ $(VENV)/.dev: setup.cfg constraints.txt | $(BIN)/python
 	@echo "== installing backbones and its test tools into $(VENV)"
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.core
+
+# mmcv's operators work with the one torch that they were built for, so they are built again whenever they do not.
+$(VENV)/.dense: setup.cfg constraints.txt | $(VENV)/.core
+	@echo "== installing OpenMMLab's packages into $(VENV)"
+	$(PIP) install -q -c constraints.txt ninja psutil 'setuptools>=77,<82' wheel onedl-mmengine
+	$(BIN)/python tools/dense/check_ops.py 2>/dev/null || MMCV_WITH_OPS=1 $(PIP) install -q -c constraints.txt \
+		--no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv
+	$(PIP) install -q -c constraints.txt -e '.[dense]'
+	$(BIN)/python tools/dense/check_ops.py
+	@touch $@
+
+setup-dense: $(VENV)/.dense
 
 demo: $(VENV)/.core
 	@echo "== training a small NAT on scikit-learn's handwritten digits"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import timm
 import torch
 from mmengine.logging import print_log
+from torch import nn
 
 from backbones.checkpoints import Store, WeightsError, identify, read_checkpoint
 from backbones.checkpoints.convert import fitted_dense, tensors_of
@@ -18,6 +21,7 @@ from backbones.checkpoints.identify import describe
 from backbones.checkpoints.store import storing
 from backbones.dense.register import MODELS
 from backbones.dense_backbone import DenseBackbone
+from backbones.train.report import record_loading
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
 
@@ -72,7 +76,7 @@ class Backbone(DenseBackbone):
         elif isinstance(self.pretrained, str):
             self.load(self.pretrained)
         elif self.pretrained:
-            self.model.load_state_dict(self.create_model(pretrained=True).state_dict())
+            self._adopt(self.create_model(pretrained=True))
             print_log(f"{self.name}: loaded the published ImageNet weights", logger="current")
         self.is_init = True
 
@@ -95,15 +99,32 @@ class Backbone(DenseBackbone):
             self.load_state_dict(_fitted(tensors, self, str(source)))
             form = "a dense-prediction checkpoint: all weights, output norms included"
         else:
-            try:
-                model = self.create_model(pretrained=True, state_dict=tensors)
-            except WeightsError as error:
-                raise WeightsError(str(error).replace("The given state dict", str(source))) from error
-            except RuntimeError as error:  # timm's own models
-                raise _misfit(tensors, self, str(source), error) from error
-            self.model.load_state_dict(model.state_dict())
+            self._adopt(self._from_classifier(tensors, str(source)))
             form = "an ImageNet classifier: all weights but the output norms, which start afresh"
         print_log(f"{self.name}: loaded {source}, {form}", logger="current")
+
+    def _from_classifier(self, tensors: Mapping[str, torch.Tensor], source: str) -> nn.Module:
+        """A model like ours with the weights of a classifier."""
+        try:
+            with record_loading() as reports:
+                model = self.create_model(pretrained=True, state_dict=tensors)
+            # timm's features forgive what is missing; the zoo's models have refused it by now.
+            heads = timm.get_pretrained_cfg(self.name).classifier or ()
+            heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+            missing = [key for key in reports[-1].missing if not key.startswith(heads) and "num_batches" not in key]
+            if missing:
+                raise RuntimeError(f"{len(missing)} keys missing, such as {missing[0]}")
+            return model
+        except WeightsError as error:
+            raise WeightsError(str(error).replace("The given state dict", source)) from error
+        except RuntimeError as error:
+            raise _misfit(tensors, self, source, error) from error
+
+    def _adopt(self, model: nn.Module) -> None:
+        """Take the weights of another model like ours, but for what only the dense form has."""
+        only = self.family.dense_only if self.family else None
+        state = {key: value for key, value in model.state_dict().items() if not (only and re.match(only, key))}
+        self.model.load_state_dict({**self.model.state_dict(), **state})
 
 
 def _is_file(source: str) -> bool:
@@ -137,9 +158,10 @@ def _below(prefix: str, checkpoint: Mapping[str, Any], source: str) -> dict[str,
 
 
 def _fitted(tensors: Mapping[str, torch.Tensor], backbone: Backbone, source: str) -> dict[str, torch.Tensor]:
-    if backbone.family is not None:
-        return fitted_dense(tensors, backbone, source)
     own = backbone.state_dict()
+    if backbone.family is not None:
+        counters = {key: value for key, value in own.items() if key.endswith(".num_batches_tracked")}
+        return {**counters, **fitted_dense(tensors, backbone, source)}
     if tensors.keys() != own.keys() or any(tensors[key].shape != own[key].shape for key in own):
         raise _misfit(tensors, backbone, source, "names or shapes differ")
     return dict(tensors)

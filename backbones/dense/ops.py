@@ -1,4 +1,4 @@
-"""mmcv's compiled operators: whether they work with the installed torch. `python -m backbones.dense.ops` proves it.
+"""mmcv's compiled operators: whether they work with the installed torch, which `tools/dense/check_ops.py` proves.
 
 A build for another torch, or one made where no torch was visible, imports like a good one and fails in the first
 detector; so one operator is run at once.
@@ -137,7 +137,3 @@ def main() -> int:
             return 1
         print(f"mmcv's {', '.join(PROOFS)} work on {device} with torch {torch.__version__}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
