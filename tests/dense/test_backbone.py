@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT
 from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import load_checkpoint
@@ -304,6 +306,22 @@ def test_tag(monkeypatch, pretrained, tmp_path):
     own = backbone.model.state_dict()
     torch.testing.assert_close(own.pop("stem.conv1.weight"), state["stem.conv1.weight"].sum(1, keepdim=True))
     assert own and all(torch.equal(own[key], state[key]) for key in own)
+
+
+def test_mmengine_loads_it_when_training_begins():
+    class Segmentor(BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = small("nat_m", pretrained=str(_FILES[0] / "weights.pth"))
+
+    classifier = stir(tiny("nat_m"))
+    _saved(classifier)
+    segmentor = Segmentor()
+    segmentor.init_weights()
+    assert _same(segmentor.backbone.model, classifier)
+    average = copy.deepcopy(segmentor)  # as its hook for averaged weights does
+    average.load_state_dict(stir(segmentor).state_dict())
+    assert _same(average, segmentor)
 
 
 def test_timm_file():
