@@ -1,6 +1,7 @@
 # ADE20K's 150 classes in crops of 512 x 512; tested on whole images, at the ratios of the multi-scale test with flips.
 dataset_type = "ADE20KDataset"
 data_root = "data/ade/ADEChallengeData2016"
+cost_size = (512, 2048)  # height and width at which FLOPs are published
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -3,6 +3,7 @@ _base_ = "ade20k.py"
 
 crop_size = (640, 640)
 scale = (2560, 640)
+cost_size = (640, 2560)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),

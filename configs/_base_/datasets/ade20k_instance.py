@@ -4,6 +4,7 @@ _base_ = "coco_lsj.py"
 dataset_type = "ADE20KInstanceDataset"
 data_root = "data/ade/ADEChallengeData2016/"
 image_size = (640, 640)
+cost_size = image_size
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),

@@ -2,6 +2,7 @@
 _base_ = "ade20k_640.py"
 
 crop_size = (640, 640)
+cost_size = crop_size
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),

@@ -1,12 +1,13 @@
 # ADE20K panoptic (100 things, 50 stuff) with Mask2Former's augmentation: short side of 320 to 1280, crops of 640.
 _base_ = "coco_panoptic_lsj.py"
 
-dataset_type = "ADE20KPanopticDataset"
+dataset_type = "backbones.ADE20KPanoptic"
 data_root = "data/ade/ADEChallengeData2016/"
 image_size = (640, 640)
+cost_size = image_size
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadPanopticAnnotations", with_bbox=True, with_mask=True, with_seg=True),
+    dict(type="backbones.LoadPanopticAnnotations", with_bbox=True, with_mask=True, with_seg=True),
     dict(
         type="RandomChoiceResize",
         scales=list(range(320, 1281, 64)),
@@ -21,8 +22,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(2560, 640), keep_ratio=True),
-    dict(type="LoadPanopticAnnotations"),
-    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+    _base_.test_pipeline[-1],
 ]
 train_dataloader = dict(
     dataset=dict(
@@ -44,11 +44,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = [
-    dict(
-        type="CocoPanopticMetric",
-        ann_file=data_root + "ade20k_panoptic_val.json",
-        seg_prefix=data_root + "ade20k_panoptic_val/",
-    ),
+    dict(type="backbones.PanopticQuality"),
     dict(type="CocoMetric", ann_file=data_root + "ade20k_instance_val.json", metric="segm"),
 ]
 test_evaluator = val_evaluator

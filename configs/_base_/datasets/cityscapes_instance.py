@@ -3,6 +3,7 @@ _base_ = "coco_lsj.py"
 
 dataset_type = "CityscapesDataset"
 data_root = "data/cityscapes/"
+cost_size = (1024, 2048)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -12,7 +13,7 @@ train_pipeline = [
         resize_type="ResizeShortestEdge",
         max_size=4096,
     ),
-    dict(type="RandomCrop", crop_size=(512, 1024), crop_type="absolute", recompute_bbox=True, allow_negative_crop=True),
+    dict(type="RandomCrop", crop_size=(1024, 512), crop_type="absolute", recompute_bbox=True, allow_negative_crop=True),
     dict(type="PhotoMetricDistortion"),
     dict(type="RandomFlip", prob=0.5),
     dict(type="FilterAnnotations", min_gt_bbox_wh=(1e-5, 1e-5), by_mask=True),

@@ -3,6 +3,7 @@ _base_ = "ade20k.py"
 
 dataset_type = "CityscapesDataset"
 data_root = "data/cityscapes/"
+cost_size = (1024, 2048)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),

@@ -2,6 +2,7 @@
 dataset_type = "CocoDataset"
 data_root = "data/coco/"
 backend_args = None
+cost_size = (800, 1280)  # height and width at which FLOPs are published
 
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=backend_args),

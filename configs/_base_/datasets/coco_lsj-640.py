@@ -2,6 +2,7 @@
 _base_ = "coco_lsj.py"
 
 image_size = (640, 640)
+cost_size = image_size
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=_base_.backend_args),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),

@@ -2,11 +2,18 @@
 dataset_type = "CocoPanopticDataset"
 data_root = "data/coco/"
 backend_args = None
+cost_size = (800, 1280)
 
 image_size = (1024, 1024)
 train_pipeline = [
     dict(type="LoadImageFromFile", backend_args=backend_args),
-    dict(type="LoadPanopticAnnotations", with_bbox=True, with_mask=True, with_seg=True, backend_args=backend_args),
+    dict(
+        type="backbones.LoadPanopticAnnotations",
+        with_bbox=True,
+        with_mask=True,
+        with_seg=True,
+        backend_args=backend_args,
+    ),
     dict(type="RandomFlip", prob=0.5),
     dict(type="RandomResize", scale=image_size, ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=image_size, crop_type="absolute", recompute_bbox=True, allow_negative_crop=True),
@@ -15,8 +22,10 @@ train_pipeline = [
 test_pipeline = [
     dict(type="LoadImageFromFile", backend_args=backend_args),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
-    dict(type="LoadPanopticAnnotations", backend_args=backend_args),
-    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+    dict(
+        type="PackDetInputs",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "seg_map_path", "segments_info"),
+    ),
 ]
 train_dataloader = dict(
     batch_size=2,
@@ -52,12 +61,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = [
-    dict(
-        type="CocoPanopticMetric",
-        ann_file=data_root + "annotations/panoptic_val2017.json",
-        seg_prefix=data_root + "annotations/panoptic_val2017/",
-        backend_args=backend_args,
-    ),
+    dict(type="backbones.PanopticQuality", backend_args=backend_args),
     dict(
         type="CocoMetric",
         ann_file=data_root + "annotations/instances_val2017.json",

@@ -5,6 +5,7 @@ _base_ = [
     "../../_base_/detection_runtime_iters.py",
 ]
 
+custom_imports = dict(imports=["backbones.dense", "backbones.dense.panoptic"])
 model = dict(
     backbone=dict(model="dinat_l_11x11", pretrained="in22k", dilations="mask2former", drop_path_rate=0.3),
     panoptic_head=dict(

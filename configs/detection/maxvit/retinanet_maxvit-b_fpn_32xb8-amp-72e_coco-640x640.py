@@ -22,6 +22,7 @@ model = dict(
     train_cfg=dict(assigner=dict(neg_iou_thr=0.5)),
 )
 
+cost_size = (640, 640)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
