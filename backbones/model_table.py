@@ -16,10 +16,10 @@ from backbones.profiling import count_macs, count_parameters
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- models: written by tools/model_table.py -->", "<!-- end of models -->"
 HEADER = (
-    "| model | paper | params, M | GMACs (size) | published top-1, % | parity error |",
+    "| model | arXiv | params, M | GMACs (size) | published top-1, % | parity error |",
     "| --- | --- | --- | --- | --- | --- |",
 )
-PARITY = "–"  # no fixture in the repository
+NO_FIXTURE = "-"
 
 
 def measure(name: str) -> list[str]:
@@ -28,7 +28,9 @@ def measure(name: str) -> list[str]:
     cfg = timm.get_pretrained_cfg(name)
     model = timm.create_model(name, device="meta")
     size = cfg.input_size
-    top1 = next((m[1] for note in cfg.notes or () if (m := re.match(r"published ImageNet-1K top-1: ([\d.]+)", note))), "")
+    top1 = next(
+        (m[1] for note in cfg.notes or () if (m := re.match(r"published ImageNet-1K top-1: ([\d.]+)", note))), ""
+    )
     return [
         f"`{name}`",
         family.paper_ids.removeprefix("arXiv:"),
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(f"README.md's table is out of date for {names}: run python tools/model_table.py")
         return
     errors = parity_errors()
-    rows = [[*cells, f"{errors[name]:.0e}" if name in errors else PARITY] for name, cells in measured.items()]
+    rows = [[*cells, f"{errors[name]:.0e}" if name in errors else NO_FIXTURE] for name, cells in measured.items()]
     table = "\n".join((*HEADER, *(f"| {' | '.join(row)} |" for row in rows)))
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     aside = README.with_suffix(".tmp")

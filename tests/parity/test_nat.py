@@ -8,19 +8,12 @@ import torch
 
 from backbones.dense import DenseBackbone
 from backbones.layers.attention import NeighborhoodAttention2d
+from tests.parity.models import CLASSIFICATION
 from tests.parity.parity import load, make_input, official_state_dict, worst_error
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 1e-5
-NAMES = {
-    "nat/nat_mini": "nat_m",
-    "nat/nat_small": "nat_s",
-    "dinat/dinat_mini": "dinat_m",
-    "dinat/dinat_base": "dinat_b",
-    "dinat/dinat_s_tiny": "dinat_s_t",
-    "dinat/dinat_isotropic_small": "dinat_isotropic_s",
-    "dinat/vitrpb_small": "vitrpb_s",
-}
+NAMES = {path: name for path, name in CLASSIFICATION.items() if path.startswith(("nat/", "dinat/"))}
 DENSE = {
     "nat/nat_mini-dense": ("nat_m", {}),
     "dinat/dinat_mini-dense": ("dinat_m", {"dilations": "coco"}),
