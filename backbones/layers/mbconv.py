@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones._compat import is_plain_eager
-from backbones.layers.pointwise import conv2d
+from backbones.layers.pointwise import conv2d, gelu_tanh
 from backbones.layers.squeeze_excite import SqueezeExcite
 
 
@@ -17,6 +17,30 @@ def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     """TensorFlow's padding before and after a side: the least that gives ceil(size / stride) outputs, odd one after."""
     total = (size + stride - 1) // stride * stride - stride + kernel_size - size
     return total // 2, total - total // 2
+
+
+class _PadEnd(torch.autograd.Function):
+    """Zeros below and right of a channels-last map; no second pass over the map, and no copy in the backward pass."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: torch.Tensor, bottom: int, right: int) -> torch.Tensor:
+        b, c, height, width = x.shape
+        out = x.new_empty(b, height + bottom, width + right, c).permute(0, 3, 1, 2)
+        out[:, :, :height, :width] = x
+        out[:, :, height:] = 0
+        out[:, :, :height, width:] = 0
+        return out
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[torch.Tensor, int, int], output: torch.Tensor) -> None:
+        ctx.size = inputs[0].shape[2:]
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        height, width = ctx.size
+        return grad[:, :, :height, :width], None, None
 
 
 @register_notrace_module
@@ -63,12 +87,14 @@ class Conv2dSame(nn.Conv2d):
         else:
             padding = (bottom, right)
             if (top, left) != padding:
-                if self.groups == 1 or torch.is_grad_enabled():
-                    x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
-                else:
+                if self.groups > 1 and not torch.is_grad_enabled():
                     # Zeros before a depthwise kernel move it as padding would, without a copy of the widest maps.
                     # (Not in training: the gradient of even kernels is slow.)
                     weight = F.pad(weight, (right - left, 0, bottom - top, 0))
+                elif top == left == 0 and x.device.type == "cpu" and is_plain_eager():
+                    x, padding = _PadEnd.apply(x, bottom, right), (0, 0)
+                else:
+                    x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
         return conv2d(x, weight, bias, self.stride, padding, self.groups, gelu)
 
     def _padding(self, size: int, axis: int) -> tuple[int, int]:
@@ -133,7 +159,7 @@ def conv_norm_gelu(
         return conv.convolve(x, weight, shift.to(weight.dtype), gelu=True)
     if pre_norm is not None:
         x = pre_norm(x)
-    return F.gelu(norm(conv(x)), approximate="tanh")
+    return gelu_tanh(norm(conv(x)))
 
 
 class MBConvShortcut(nn.Module):

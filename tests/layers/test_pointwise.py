@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones.layers import pointwise
-from backbones.layers.pointwise import Linear, MlpTanhGELU, conv2d
+from backbones.layers.pointwise import Linear, MlpTanhGELU, conv2d, gelu_tanh
 
 SHAPES = [(3, 16), (2, 5, 16), (2, 5, 7, 16), (1, 1, 1, 16)]
 
@@ -72,17 +72,17 @@ def test_autocast_and_bfloat16(grad):
 def test_convolution_is_fused_in_inference_only(monkeypatch, gelu, groups, stride, padding):
     calls = []
     fused = pointwise.onednn_conv2d
-    monkeypatch.setattr(pointwise, "onednn_conv2d", lambda *args: calls.append(1) or fused(*args))
+    monkeypatch.setattr(pointwise, "onednn_conv2d", lambda *args: calls.append(args[1].shape) or fused(*args))
     x = torch.randn(2, 16, 9, 8).contiguous(memory_format=torch.channels_last)
     weight, bias = nn.Conv2d(16, 16, 3, groups=groups).parameters()
     expected = F.conv2d(x, weight, bias, stride, padding, groups=groups)
     expected = F.gelu(expected, approximate="tanh") if gelu else expected
     out = conv2d(x, weight, bias, stride, padding, groups, gelu)
-    assert out.requires_grad and not calls
+    assert out.requires_grad and weight.shape not in calls
     torch.testing.assert_close(out, expected)
     with torch.no_grad():
         out = conv2d(x, weight, bias, stride, padding, groups, gelu)
-    assert calls and out.is_contiguous(memory_format=torch.channels_last)
+    assert weight.shape in calls and out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out, expected)
 
 
@@ -95,8 +95,23 @@ def test_without_onednn(monkeypatch):
             torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
 
 
-def test_factory_arguments_and_vmap():
+def test_factory_arguments():
     mlp = MlpTanhGELU(16, 40, device="meta", dtype=torch.bfloat16)
     assert {(p.device.type, p.dtype) for p in mlp.parameters()} == {("meta", torch.bfloat16)}
-    layer, x = Linear(16, 8), torch.randn(3, 2, 5, 7, 16)
-    torch.testing.assert_close(torch.func.vmap(layer)(x), F.linear(x, layer.weight, layer.bias))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_function_transforms():
+    mlp, x = MlpTanhGELU(16, 40), torch.randn(3, 2, 5, 7, 16)
+    torch.testing.assert_close(torch.func.vmap(mlp)(x), plain_mlp(mlp, x))
+    expected = torch.func.grad(lambda x: plain_mlp(mlp, x).square().sum())(x[0])
+    torch.testing.assert_close(torch.func.grad(lambda x: mlp(x).square().sum())(x[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gelu_has_second_derivatives():
+    x = torch.randn(2, 4, 5, 3, requires_grad=True)
+    grads = []
+    for function in (gelu_tanh, lambda x: F.gelu(x, approximate="tanh")):
+        (first,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
+        grads.append((first, *torch.autograd.grad(first.square().sum(), x)))
+    torch.testing.assert_close(*grads)
