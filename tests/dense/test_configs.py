@@ -1,0 +1,176 @@
+"""Every config parses, builds and agrees with what is published; one of each kind is trained a step."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+
+from backbones.dense.config_table import COLUMNS, CONFIGS, config_paths
+from backbones.dense.costs import build_model
+from backbones.profiling import count_parameters
+from tests.dense.samples import detection_batch, read, segmentation_batch
+from tests.parity.parity import load
+
+FIXTURES = CONFIGS.parent / "tests/parity/fixtures"
+PATHS = {f"{task}/{path.parent.name}/{path.stem}": path for task in COLUMNS for path in config_paths(task)}
+
+TINY_DINAT = {
+    "model.backbone.dims": (32, 32, 64, 64),
+    "model.backbone.depths": (1, 1, 2, 1),
+    "model.backbone.kernel_size": 3,
+}
+# One model of every family and method of each task, the smallest; Mask2Former at a tenth of its depth and width.
+STEPS = {
+    "detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-640x640": {},
+    "detection/biformer/mask-rcnn_biformer-s_fpn_amp-1x_coco": {},
+    "detection/biformer/retinanet_biformer-s_fpn_amp-1x_coco": {},
+    "detection/nat/mask-rcnn_nat-m_fpn_amp-ms-crop-3x_coco": {},
+    "detection/dinat/cascade-mask-rcnn_dinat-m_fpn_amp-ms-crop-3x_coco": {},
+    "detection/dinat/mask2former_dinat-l_8xb2-lsj-100e_coco-panoptic": {
+        **TINY_DINAT,
+        "model.panoptic_head.in_channels": [32, 32, 64, 64],
+        "model.panoptic_head.pixel_decoder.encoder.num_layers": 1,
+        "model.panoptic_head.transformer_decoder.num_layers": 1,
+    },
+    "detection/overlock/mask-rcnn_overlock-t_fpn_1x_coco": {},
+    "segmentation/maxvit/upernet_maxvit-t_8xb2-amp-160k_ade20k-512x512": {},
+    "segmentation/biformer/upernet_biformer-s_8xb2-amp-160k_ade20k-512x512": {},
+    "segmentation/biformer/semantic-fpn_biformer-s_8xb4-amp-80k_ade20k-512x512": {},
+    "segmentation/nat/upernet_nat-m_8xb2-amp-160k_ade20k-512x512": {},
+    "segmentation/dinat/upernet_dinat-m_8xb2-amp-160k_ade20k-512x512": {},
+    "segmentation/dinat/mask2former_dinat-l_8xb2-160k_ade20k-640x640": {
+        **TINY_DINAT,
+        "model.decode_head.in_channels": [32, 32, 64, 64],
+        "model.decode_head.pixel_decoder.encoder.num_layers": 1,
+        "model.decode_head.transformer_decoder.num_layers": 1,
+    },
+    "segmentation/overlock/upernet_overlock-t_8xb2-160k_ade20k-512x512": {},
+}
+# (fixture of the authors' dense backbone, config, how the authors' rule finds what is not decayed)
+DECAY_RULES = {
+    "nat/nat_mini-dense": ("detection/nat/mask-rcnn_nat-m_fpn_amp-ms-crop-3x_coco", "norm|rpb"),
+    "dinat/dinat_mini-dense": ("segmentation/dinat/upernet_dinat-m_8xb2-amp-160k_ade20k-512x512", "norm|rpb"),
+    "biformer/biformer_small-dense": ("detection/biformer/mask-rcnn_biformer-s_fpn_amp-1x_coco", "norm"),
+    "overlock/overlock_xt-dense-det": ("detection/overlock/mask-rcnn_overlock-t_fpn_1x_coco", "norm"),
+    "overlock/overlock_xt-dense-seg": ("segmentation/overlock/upernet_overlock-t_8xb2-160k_ade20k-512x512", "norm"),
+}
+
+
+def _load(name: str) -> Config:
+    return Config.fromfile(PATHS[name])
+
+
+def test_every_published_combination_is_there():
+    families = {name.rsplit("/", 1)[0] for name in PATHS}
+    assert families == {f"{task}/{f}" for task in COLUMNS for f in ("maxvit", "biformer", "nat", "dinat", "overlock")}
+    assert {name.rsplit("/", 1)[0] for name in STEPS} == families
+    methods = {name.rsplit("/", 1)[1].split("_")[0] for name in PATHS}
+    assert {name.rsplit("/", 1)[1].split("_")[0] for name in STEPS} == methods
+
+
+def test_nothing_is_inherited_from_the_forks():
+    # mmengine would then install the original mmdet and mmseg over them.
+    for path in CONFIGS.rglob("*.py"):
+        assert not re.search(r"mm(det|seg)::", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_config_says_what_its_name_says(name):
+    cfg = _load(name)
+    stem, backbone = name.rsplit("/", 1)[1], cfg.model.backbone
+    assert backbone.type == "backbones.Backbone"
+    assert backbone.model.replace("_", "-").removesuffix("-11x11") == stem.split("_")[1]
+    assert f"{backbone.model}.{backbone.pretrained}" in timm.list_models(module="backbones", pretrained=True)
+    assert cfg.custom_imports.imports[0] == "backbones.dense"
+    assert cfg.default_scope == ("mmdet" if name.startswith("detection") else "mmseg")
+    assert ("amp" in re.split("[_-]", stem)) == (cfg.optim_wrapper.type == "AmpOptimWrapper")
+    gpus, batch = map(int, re.search(r"(\d+)xb(\d+)", stem).groups()) if "xb" in stem else (8, 2)
+    assert cfg.train_dataloader.batch_size == batch
+    assert cfg.auto_scale_lr.base_batch_size == gpus * batch
+    length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
+    named = re.search(r"(\d+)(x|k|e)(?=_)", stem.replace("-", "_"))
+    epochs = {"1x": 12, "3x": 36, "72e": 72, "100e": 737500}  # Mask2Former counts iterations
+    assert length == pytest.approx(epochs.get(named[0], 1000 * int(named[1])), rel=0.01)
+    assert max(scheduler.end for scheduler in cfg.param_scheduler) >= min(length, 90000)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_config_builds_on_meta_and_has_the_published_parameters(name):
+    cfg = _load(name)
+    model = build_model(cfg, "meta")
+    assert all(parameter.is_meta for parameter in model.parameters())
+    channels = list(model.backbone.channels)
+    for part in ("neck", "decode_head", "panoptic_head"):
+        if part in cfg.model and (part != "decode_head" or "neck" not in cfg.model):
+            assert cfg.model[part].in_channels == channels
+    if "auxiliary_head" in cfg.model:
+        assert cfg.model.auxiliary_head.in_channels == channels[2]
+    published = cfg.get("published", {}).get("params")
+    if published:
+        # The published MaxViT detectors have one mask head for all stages of the cascade.
+        spare = count_parameters(model.roi_head.mask_head[0]) if "maxvit" in name else 0
+        assert (count_parameters(model) - spare) / 1e6 == pytest.approx(published, abs=1.0)
+
+
+@pytest.mark.parametrize("fixture", DECAY_RULES)
+def test_decay_leaves_out_what_the_authors_leave_out(fixture):
+    name, pattern = DECAY_RULES[fixture]
+    state = load(FIXTURES / f"{fixture}.json.gz")["state_dict"]
+    cfg = _load(name)
+    cfg.model.backbone.model = cfg.model.backbone.model.replace("overlock_t", "overlock_xt")
+    cfg.merge_from_dict({"model.backbone.pretrained": False})
+    backbone = build_model(cfg, "meta").backbone
+    entries = {key: entry for key, entry in state.items() if entry[0] == "param"}
+    shapes = {key: torch.empty(entry[1], device="meta") for key, entry in entries.items()}
+    plain = {key for key in entries if re.search(pattern, key)}
+    expected = set(backbone.convert_checkpoint({key: shapes[key] for key in plain}))
+    # As mmengine's constructor does: of the keys that fit a name, the longest decides.
+    keys = sorted(sorted(cfg.optim_wrapper.paramwise_cfg.custom_keys), key=len, reverse=True)
+    rules = cfg.optim_wrapper.paramwise_cfg.custom_keys
+    found = set()
+    for parameter, _ in backbone.named_parameters():
+        fitting = [key for key in keys if key in f"backbone.{parameter}"]
+        if fitting and rules[fitting[0]].decay_mult == 0:
+            found.add(parameter)
+    assert found == expected & {parameter for parameter, _ in backbone.named_parameters()}
+    assert found
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_one_step_trains_the_whole_backbone_and_predicts(name):
+    torch.manual_seed(0)
+    dilations = (
+        {"model.backbone.dilations": ((1,), (2,), (1, 2), (1,))} if STEPS[name].get("model.backbone.dims") else {}
+    )
+    cfg = read(f"{name}.py", {**STEPS[name], **dilations})
+    init_default_scope(cfg.default_scope)
+    model = build_model(cfg)
+    model.init_weights()
+    cfg.optim_wrapper.type = "OptimWrapper"  # mixed precision is for GPUs
+    for key in ("loss_scale", "dtype"):
+        cfg.optim_wrapper.pop(key, None)
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    if name.startswith("segmentation"):
+        batch = segmentation_batch()
+    else:
+        batch = detection_batch(panoptic="panoptic" in name)
+    before = {key: p.detach().clone() for key, p in model.backbone.named_parameters()}
+    model.train()
+    logs = model.train_step(batch, optim_wrapper)
+    assert torch.isfinite(logs["loss"]) and logs["loss"] > 0
+    idle = [key for key, p in model.backbone.named_parameters() if torch.equal(p, before[key])]
+    assert not idle
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        result = model.test_step(batch)[0]
+    if name.startswith("segmentation"):
+        assert result.pred_sem_seg.data.shape == (1, 64, 64)
+    else:
+        assert result.pred_instances.bboxes.shape[1] == 4
