@@ -98,7 +98,7 @@ def test_fx_graph_trains(name):
     assert not [n for n, p in traced.named_parameters() if p.grad is None]
 
 
-@pytest.mark.parametrize("name", DISTINCT)
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_jit_trace(name):
     model = stir(tiny(name, num_classes=5))
     with torch.no_grad():

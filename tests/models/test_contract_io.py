@@ -14,7 +14,7 @@ from timm.models import save_for_hf
 
 from backbones.models import family_of
 
-from .zoo import DISTINCT, MODELS, PYRAMIDS, image, on_meta, stir, tiny
+from .zoo import DISTINCT, MODELS, PYRAMIDS, full_size, image, stir, tiny
 
 
 @pytest.mark.parametrize("name", DISTINCT)
@@ -42,7 +42,7 @@ def test_copies_are_independent(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_our_own_keys_pass_through_the_authors_mapping(name):
-    model = on_meta(name)
+    model = full_size(name)
     state = model.state_dict()
     converted = family_of(name).convert_checkpoint(dict(state), model)
     assert list(converted) == list(state)

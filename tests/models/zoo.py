@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any
 
 import timm
@@ -34,11 +35,10 @@ def _test_size_args(name: str) -> Hashable:
     return family.model, repr(sorted(args.items()))
 
 
-def _mechanisms(name: str) -> Hashable:
+def _mechanisms(name: str) -> frozenset[type]:
     """Which of our modules a model is made of, itself included."""
     model = tiny(name, device="meta")
-    ours = {type(module) for module in model.modules() if type(module).__module__.startswith("backbones.")}
-    return frozenset(ours)
+    return frozenset(type(m) for m in model.modules() if type(m).__module__.startswith("backbones."))
 
 
 def tiny(name: str, seed: int = 0, **kwargs: Any) -> nn.Module:
@@ -50,6 +50,12 @@ def tiny(name: str, seed: int = 0, **kwargs: Any) -> nn.Module:
 def on_meta(name: str, **kwargs: Any) -> nn.Module:
     """A full-size model without storage, in evaluation mode."""
     return timm.create_model(name, device="meta", **kwargs).eval()
+
+
+@cache
+def full_size(name: str) -> nn.Module:
+    """The same, made once: look, do not change."""
+    return on_meta(name)
 
 
 def image(height: int = 64, width: int = 64, batch: int = 2, channels: int = 3, seed: int = 1) -> torch.Tensor:
@@ -68,11 +74,12 @@ def stir(model: nn.Module, seed: int = 2, std: float = 0.2) -> nn.Module:
 
 def is_pyramid(name: str) -> bool:
     """Whether the model's maps have the strides 4, 8, 16, 32."""
-    return [info["reduction"] for info in on_meta(name).feature_info] == [4, 8, 16, 32]
+    return [info["reduction"] for info in full_size(name).feature_info] == [4, 8, 16, 32]
 
 
-# One name for each test-size model that differs from the others, and, for what takes seconds, one name for each
-# combination of mechanisms.
+# One name for each test-size model that differs from the others; and, for what takes seconds, as few names as hold all
+# mechanisms of every model.
 DISTINCT = _one_of_each(MODELS, _test_size_args)
-MECHANISMS = _one_of_each(DISTINCT, _mechanisms)
+_USED = {name: _mechanisms(name) for name in _one_of_each(DISTINCT, _mechanisms)}
+MECHANISMS = [name for name, used in _USED.items() if not any(used < other for other in _USED.values())]
 PYRAMIDS = [name for name in MECHANISMS if is_pyramid(name)]
