@@ -35,7 +35,7 @@ class DenseBackbone(nn.Module):
             four.
         out_norm: "layer" for a LayerNorm on every returned map (the form of the published detectors of NAT, DiNAT,
             BiFormer and OverLoCK), None for raw maps (MaxViT).
-        pretrained: Load the tag's published ImageNet weights; `backbones.checkpoints.load_into` loads files.
+        pretrained: Load the tag's published ImageNet weights; `backbones.checkpoints.load_into` loads dense files.
         in_chans: Image channels.
         drop_path_rate: Stochastic depth of the last block; the model's default if None.
         grad_checkpointing: Recompute activations in the backward pass.

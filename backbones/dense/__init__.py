@@ -4,7 +4,7 @@ Importing it registers `backbones.Backbone` and `backbones.LayerDecayOptimWrappe
 is installed, for the configs of mmdet and mmseg: `custom_imports = dict(imports=["backbones.dense"])`.
 
 Raises:
-    ImportError: mmcv is there, but its compiled operators do not work.
+    OperatorsError: mmcv is there, but its compiled operators do not work.
 """
 
 from importlib.util import find_spec

@@ -14,6 +14,13 @@ import torch
 REMEDY = "run `make setup-dense` to build onedl-mmcv against it"
 
 
+class OperatorsError(RuntimeError):
+    """mmcv's compiled operators do not work; the message is one sentence with the remedy.
+
+    Not an `ImportError`, which mmengine's `custom_imports` would replace by one that blames the search path.
+    """
+
+
 def problem() -> str | None:
     """Why mmcv's compiled operators cannot be used, in one sentence with the remedy; None where they work."""
     try:
@@ -43,11 +50,11 @@ def require() -> None:
     """Make sure that mmcv's compiled operators work.
 
     Raises:
-        ImportError: They do not; the message is `problem()`.
+        OperatorsError: They do not; the message is `problem()`.
     """
     found = problem()
     if found:
-        raise ImportError(found)
+        raise OperatorsError(found)
 
 
 def _nms(device: torch.device) -> None:
@@ -114,8 +121,7 @@ def prove(device: torch.device | str) -> None:
     """Run every operator of `PROOFS` on a device and compare it with torchvision, or with PyTorch's own operators.
 
     Raises:
-        ImportError: The operators cannot be used at all.
-        RuntimeError: One of them fails, or computes something else; the message names it.
+        OperatorsError: They cannot be used, or one of them fails or computes something else.
     """
     require()
     torch.manual_seed(0)
@@ -124,7 +130,7 @@ def prove(device: torch.device | str) -> None:
             run(torch.device(device))
         except Exception as error:  # whatever a wrong build raises
             reason = " ".join(str(error).split())[:200]
-            raise RuntimeError(f"mmcv's {name} does not work on {device} ({reason}): {REMEDY}.") from error
+            raise OperatorsError(f"mmcv's {name} does not work on {device} ({reason}): {REMEDY}.") from error
 
 
 def main() -> int:
@@ -132,7 +138,7 @@ def main() -> int:
     for device in ("cpu", *(("cuda",) if torch.cuda.is_available() else ())):
         try:
             prove(device)
-        except (ImportError, RuntimeError) as error:
+        except OperatorsError as error:
             print(error, file=sys.stderr)
             return 1
         print(f"mmcv's {', '.join(PROOFS)} work on {device} with torch {torch.__version__}")

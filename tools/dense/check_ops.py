@@ -7,7 +7,7 @@ import sys
 
 try:
     from backbones.dense.ops import main
-except ImportError as error:
+except RuntimeError as error:
     sys.exit(str(error))
 
 if __name__ == "__main__":
