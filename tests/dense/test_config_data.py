@@ -136,7 +136,9 @@ def test_training_data(name, tmp_path):
     if crops:
         # mmseg gives height and width, mmdet width and height
         height, width = crops[0] if cfg.default_scope == "mmseg" else crops[0][::-1]
-        assert image.shape[1] <= height and image.shape[2] <= width
+        sides = [image.shape[1:], *(dataset[0]["inputs"].shape[1:] for _ in range(4))]
+        assert max(h for h, _ in sides) <= height and max(w for _, w in sides) == width
+        assert all(h <= w for h, w in sides)  # as of the image itself
     if cfg.default_scope == "mmseg":
         assert found.gt_sem_seg.data.shape[1:] == image.shape[1:]
         # ADE20K's file counts classes from 1, with 0 for unlabelled
