@@ -29,8 +29,8 @@ $(VENV)/.dev: setup.cfg constraints.txt | $(BIN)/python
 $(VENV)/.dense: setup.cfg constraints.txt | $(VENV)/.core
 	@echo "== installing OpenMMLab's packages into $(VENV)"
 	$(PIP) install -q -c constraints.txt ninja psutil 'setuptools>=77,<82' wheel onedl-mmengine
-	$(BIN)/python tools/dense/check_ops.py 2>/dev/null || MMCV_WITH_OPS=1 $(PIP) install -q -c constraints.txt \
-		--no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv
+	$(BIN)/python tools/dense/check_ops.py 2>/dev/null || MMCV_WITH_OPS=1 MAX_JOBS=$${MAX_JOBS:-$$(getconf _NPROCESSORS_ONLN)} \
+		$(PIP) install -q -c constraints.txt --no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv
 	$(PIP) install -q -c constraints.txt -e '.[dense]'
 	$(BIN)/python tools/dense/check_ops.py
 	@touch $@

@@ -32,9 +32,7 @@ def problem() -> str | None:
         missing = (error.name or "").partition(".")
         if missing[0] == "mmcv" and missing[2]:
             return f"mmcv was installed without its compiled operators for torch {torch.__version__}: {REMEDY}."
-        return (
-            f"dense prediction needs {missing[0] or error}, which is not installed: {REMEDY} and to install the rest."
-        )
+        return f"dense prediction needs {missing[0] or error}, which is not installed: run `make setup-dense`."
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         return (
