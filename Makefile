@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := runs/demo
 
-.PHONY: demo test lint format clean setup-dense
+.PHONY: help demo test test-dense lint format clean setup-dense
 .DEFAULT_GOAL := help
 
 help:
@@ -39,7 +39,7 @@ setup-dense: $(VENV)/.dense
 
 demo: $(VENV)/.core
 	@echo "== training a small NAT on scikit-learn's handwritten digits"
-	$(BIN)/python tools/classification/train.py --config configs/demo.yaml --output runs --experiment demo --overwrite
+	$(BIN)/python tools/classification/train.py --recipe demo --output runs --experiment demo --overwrite
 	@echo "== validating it"
 	$(BIN)/python tools/classification/validate.py $(DEMO) --confusion $(DEMO)/confusion.png
 	@echo "== predicting held-out digits"
@@ -55,7 +55,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
+
+test-dense: lint $(VENV)/.dense
+	$(BIN)/python -m pytest -q tests/dense tests/openmmlab
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs output .pytest_cache .ruff_cache

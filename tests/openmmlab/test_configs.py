@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from backbones.dense.config_table import COLUMNS, CONFIGS, config_paths
 from backbones.dense.costs import build_model
 from backbones.profiling import count_parameters
-from tests.dense.samples import detection_batch, read, segmentation_batch
+from tests.openmmlab.samples import detection_batch, read, segmentation_batch
 from tests.parity.parity import load
 
 FIXTURES = CONFIGS.parent / "tests/parity/fixtures"
