@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, register_notrace_module
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones._compat import is_plain_eager
 from backbones.layers.pointwise import conv2d, gelu_tanh
@@ -123,7 +122,7 @@ class AvgPool2dSame(nn.Module):
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
-def _scale_and_shift(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+def _scale_and_shift(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm in evaluation as `scale * x + shift`, in float32 at least."""
     dtype = torch.promote_types(norm.weight.dtype, torch.float32)
     scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
@@ -131,7 +130,7 @@ def _scale_and_shift(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _is_affine(norm: nn.Module) -> bool:
-    return isinstance(norm, _BatchNorm) and not norm.training and norm.track_running_stats and norm.affine
+    return isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) and not norm.training and norm.track_running_stats and norm.affine
 
 
 def conv_norm_gelu(
