@@ -130,7 +130,12 @@ def _scale_and_shift(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[torch.Ten
 
 
 def _is_affine(norm: nn.Module) -> bool:
-    return isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) and not norm.training and norm.track_running_stats and norm.affine
+    return (
+        isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
+        and not norm.training
+        and norm.track_running_stats
+        and norm.affine
+    )
 
 
 def conv_norm_gelu(
