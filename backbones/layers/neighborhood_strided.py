@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from backbones.layers.autocast import backward_without_autocast
 from backbones.layers.cache import shape_cache
 
 CHUNK = 1 << 18  # scores worked on at a time, small enough for the cache (1 MiB in float32)
@@ -243,6 +244,7 @@ class StridedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @backward_without_autocast
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, out = ctx.saved_tensors
         heads, dtype = q.shape[3], _sum_dtype(q)
@@ -294,6 +296,7 @@ class StridedProduct(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @backward_without_autocast
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         attn, v = ctx.saved_tensors
         dtype = _sum_dtype(v)

@@ -7,7 +7,6 @@ and keys, C channels of values.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from backbones._compat import is_plain_eager
+from backbones.layers.autocast import backward_without_autocast, no_autocast
 
 # Elements of keys and values gathered at a time. On CPU a chunk that stays in cache is far faster than the whole.
 _CHUNK_CPU, _CHUNK_GPU = 2**20, 2**26
@@ -83,13 +83,6 @@ def _attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2).flatten(2)
 
 
-def _no_autocast(device: torch.device) -> AbstractContextManager:
-    """A context in which products keep the type of their factors."""
-    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
 def _size(n: int | torch.Tensor) -> int:
     """A side as a number: it is a tensor under `torch.jit.trace`."""
     return int(n) if isinstance(n, torch.Tensor) else n
@@ -110,7 +103,7 @@ class _ChunkedAttention(torch.autograd.Function):
     @staticmethod
     def forward(q, kv, rows, num_heads, scale, chunk):
         out = q.new_empty(*q.shape[:2], kv.shape[-1] - q.shape[-1])
-        with _no_autocast(q.device):  # the backward pass has none either
+        with no_autocast(q.device):
             for at in range(0, len(rows), chunk):
                 part = slice(at, at + chunk)
                 out[part] = _attend(q[part], _gather(kv, rows[part]), num_heads, scale)
@@ -123,6 +116,7 @@ class _ChunkedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @backward_without_autocast
     def backward(ctx, grad):
         q, kv, rows = ctx.saved_tensors
         grad_q = torch.empty_like(q)
@@ -314,7 +308,7 @@ class BiLevelRoutingAttention(nn.Module):
         k = kv[..., : self.qk_dim]
         if not self.diff_routing:
             q, k = q.detach(), k.detach()
-        with _no_autocast(q.device):
+        with no_autocast(q.device):
             dtype = torch.promote_types(q.dtype, torch.float32)
             if self.pad == "input":
                 q, k = (x.mean(2, dtype=dtype) for x in (q, k))
