@@ -72,9 +72,8 @@ def test_default_weights_are_the_first_of_the_table(name):
 def test_cfg_describes_the_model(tagged):
     name, tag = tagged.split(".", 1)
     variant = family_of(name).variants[name]
-    weights = variant.weights[tag]
-    args = {**variant.args, **weights.args, "num_classes": weights.num_classes}
     model = on_meta(tagged)
+    args = {**variant.args, **variant.weights[tag].args, "num_classes": model.pretrained_cfg["num_classes"]}
     described = repr(family_of(name).model(**args, device="meta"))
     assert repr(model) == described, "a tag must bring its constructor arguments"
     cfg = model.pretrained_cfg
