@@ -75,8 +75,11 @@ def test_coarse_groups(name):
 def test_no_weight_decay_names_parameters(name):
     model = full_size(name)
     shapes = {n: p.ndim for n, p in model.named_parameters()}
-    for entry in model.no_weight_decay():
+    entries = set(model.no_weight_decay())
+    for entry in entries:
         assert shapes[entry] >= 2, f"{entry} is not decayed by timm anyway"
+    tables = {n for n in shapes if re.search(r"(\.rpb\d?|bias_table|pos_embed)$", n)}
+    assert tables <= entries, "tables of position biases are not decayed"
 
 
 @pytest.mark.parametrize("name", MODELS)
