@@ -225,8 +225,7 @@ def _variant(share: str, top1: float, dims: Sequence[int], depths: Sequence[int]
         page="https://1drv.ms/u/s!AkBbczdRlZvChGsXFqAA-PVnA-R8?e=IPlOCG",
         top1=top1,
         notes=(
-            f"the file's own address https://api.onedrive.com/v1.0/shares/{share}/root/content was reported to answer "
-            "'share id was malformed'",
+            f"the file's own OneDrive share {share} was reported to answer 'share id was malformed'",
             "the file is the training script's best.pth; its entry 'model' holds the published weights",
         ),
     )
