@@ -10,6 +10,7 @@ from pathlib import Path
 import timm
 import torch
 
+from backbones.files import replacing
 from backbones.models import family_of, list_models
 from backbones.profiling import count_macs, count_parameters
 
@@ -83,6 +84,5 @@ def main(argv: list[str] | None = None) -> None:
     rows = [[*cells, f"{errors[name]:.0e}" if name in errors else NO_FIXTURE] for name, cells in measured.items()]
     table = "\n".join((*HEADER, *(f"| {' | '.join(row)} |" for row in rows)))
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    aside = README.with_suffix(".tmp")
-    aside.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
-    aside.replace(README)
+    with replacing(README) as aside:
+        aside.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")

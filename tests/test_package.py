@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 MAY_IMPORT = {
     "layers": {"layers", "_compat"},
     "models": {"models", "layers", "_compat"},
-    "train": {"train", "checkpoints", "profiling", "_compat"},
+    "train": {"train", "checkpoints", "files", "profiling", "_compat"},
 }
 # The one way up: asked for weights, a model turns to the store of weights, which is imported only then.
 UPWARD = ("models/_registry.py", "checkpoints")

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from backbones.dense.costs import build_model, count_macs
+from backbones.files import replacing
 from backbones.profiling import count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -99,9 +100,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{text.split(BEGIN)[0]}{BEGIN}\n" + "\n".join((*header(task), *rows)) + f"\n{END}{text.split(END)[1]}"
         )
         if not args.check:
-            aside = readme.with_suffix(".tmp")
-            aside.write_text(written, encoding="utf-8")
-            aside.replace(readme)
+            with replacing(readme) as aside:
+                aside.write_text(written, encoding="utf-8")
         elif written != text:
             sys.exit(
                 f"{readme.relative_to(CONFIGS.parent)} is out of date: run python tools/dense/config_table.py {task}"

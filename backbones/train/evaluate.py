@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timm.data import RealLabelsImagenet
 from torch import Tensor, nn
 
+from backbones.files import replacing
 from backbones.train.data import DataError
 
 __all__ = [
@@ -31,15 +32,9 @@ __all__ = [
 
 def write_text(path: str | os.PathLike, text: str) -> Path:
     """Writes a text file aside and renames it into place, making its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> Path:

@@ -7,7 +7,6 @@ not at all.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+
+from backbones.files import replacing
 
 __all__ = ["SheetItem", "plot_confusion", "plot_curves", "plot_sheet"]
 
@@ -33,15 +34,9 @@ _TICK_WIDTH = 20  # characters of a class name at a tick
 
 def _save(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
     """Write `figure` beside `path` and rename it over."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(partial, format="png", dpi=dpi, facecolor="white")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    with replacing(path) as aside:
+        figure.savefig(aside, format="png", dpi=dpi, facecolor="white")
+    return Path(path)
 
 
 def _number(value: Any) -> float:

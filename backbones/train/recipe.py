@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from backbones.files import replacing
 from backbones.train.options import OPTIONS, build_parser
 
 #: Keys of a run's recipe.yaml that describe the outcome of resolving (for validate and predict), not options.
@@ -224,7 +225,5 @@ def resolve_lr(options: SimpleNamespace, global_batch: int) -> tuple[float, str]
 
 def write_yaml(path: str | os.PathLike, values: dict[str, Any]) -> None:
     """Writes a flat mapping aside, then renames it into place."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")

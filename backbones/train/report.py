@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from backbones.checkpoints.store import file_sha256
+from backbones.files import replacing
 from backbones.profiling import count_macs, count_parameters
 
 __all__ = ["LoadReport", "benchmark", "load_report", "record_loading", "write_csv"]
@@ -199,11 +200,8 @@ def benchmark(
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows aside, then renames the file into place; columns are those of all rows, in order of appearance."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.tmp")
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with open(aside, "w", newline="", encoding="utf-8") as file:
+    with replacing(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(aside, path)
