@@ -31,10 +31,13 @@ def command(data, output, *more):
     ]  # fmt: skip
 
 
+# Sums depend on the number of threads, so every run of a comparison has the same.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
 def start(data, output, *more):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        command(data, output, *more), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(data, output, *more), env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
@@ -110,7 +113,8 @@ def test_interrupted_saves_and_says_how_to_go_on(photo_folder, undisturbed, tmp_
     [advice] = [line for line in text.splitlines() if line.startswith("To go on: ")]
     words = advice.removeprefix("To go on: ").split()
     assert words[0] == "python"
-    done = subprocess.run([sys.executable, *words[1:]], text=True, capture_output=True, timeout=240, cwd=ROOT)
+    resumed = [sys.executable, *words[1:]]
+    done = subprocess.run(resumed, env=ENVIRONMENT, text=True, capture_output=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resumed at epoch" in done.stdout
     assert_same_end(tmp_path / "run", undisturbed)
