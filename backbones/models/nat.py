@@ -82,7 +82,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pad_h, pad_w = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
-        if pad_h or pad_w:
+        # A symbolic padding is always applied, so that an exported program holds for every size.
+        if isinstance(pad_h, torch.SymInt) or isinstance(pad_w, torch.SymInt) or pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
         return self.norm(self.conv1(x))
 
@@ -98,7 +99,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pad_h, pad_w = x.shape[2] % 2, x.shape[3] % 2
-        if pad_h or pad_w:
+        # A symbolic padding is always applied, so that an exported program holds for every size.
+        if isinstance(pad_h, torch.SymInt) or isinstance(pad_w, torch.SymInt) or pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
         x = x.permute(0, 2, 3, 1)
         x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
