@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -15,6 +16,13 @@ from backbones.layers.neighborhood import use_backend
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, frozen ones included."""
     return sum(p.numel() for p in model.parameters())
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count the multiply-adds of what runs inside the block, twice each; neighborhood attention without its padding."""
+    with torch.no_grad(), use_backend("reference"), FlopCounterMode(display=False) as counter:
+        yield counter
 
 
 def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
@@ -29,6 +37,6 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     """
     model = copy.deepcopy(model).to("meta").eval()
     dtype = next(model.parameters()).dtype
-    with torch.no_grad(), use_backend("reference"), FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         model(torch.empty(1, *input_size, device="meta", dtype=dtype))
     return counter.get_total_flops() // 2

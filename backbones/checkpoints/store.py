@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from backbones.checkpoints.errors import WeightsError
+from backbones.files import sync
 
 ENVIRONMENT = "BACKBONES_CHECKPOINTS"
 _CLONE = Path(__file__).resolve().parents[2]
@@ -177,11 +178,11 @@ class Store:
                     num_classes=num_classes,
                 )
                 new_sidecar.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
-                _sync(new_sidecar)
+                sync(new_sidecar)
                 # The record goes first: alone, it is as if the file had been deleted, and what comes next is checked.
                 os.replace(new_sidecar, sidecar)
                 os.replace(new, path)
-                _sync(self.folder)
+                sync(self.folder)
         finally:
             new.unlink(missing_ok=True)
             new_sidecar.unlink(missing_ok=True)
@@ -199,7 +200,7 @@ def save_tensors(state_dict: Mapping[str, torch.Tensor], path: Path, metadata: M
         save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:  # its errors of writing carry no number
         raise OSError(str(error)) from error
-    _sync(path)
+    sync(path)
 
 
 @contextmanager
@@ -212,11 +213,3 @@ def storing(folder: Path) -> Iterator[None]:
         raise WeightsError(
             f"Cannot write to the store {folder} ({reason}): free some space or name another folder in ${ENVIRONMENT}."
         ) from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,9 +8,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.layers.neighborhood import use_backend
+from backbones.profiling import counting
 
 NUM_BOXES = 1000  # regions of interest for the box heads, as in the published counts
 NUM_MASKS = 100  # and for the mask heads
@@ -39,7 +38,7 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     """
     model.eval()
     image = torch.empty(1, 3, *input_size, device="meta")
-    with torch.no_grad(), use_backend("reference"), FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         features = model.backbone(image)
         if getattr(model, "neck", None) is not None:
             features = model.neck(features)

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backbones.checkpoints.store import file_sha256
+from backbones.files import sync
 
 STATE = "last.state.pt"
 _RECORD = ".commit.json"
@@ -25,14 +26,6 @@ _RECORD = ".commit.json"
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read or does not belong to this run; the message says what to do."""
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class CheckpointFolder:
@@ -57,19 +50,19 @@ class CheckpointFolder:
         for name, write in writers.items():
             self._aside(name).unlink(missing_ok=True)
             write(self._aside(name))
-            _sync(self._aside(name))
+            sync(self._aside(name))
         record = self.folder / f"{_RECORD}.new"
         record.write_text(json.dumps(list(writers)), encoding="utf-8")
-        _sync(record)
+        sync(record)
         os.replace(record, self.folder / _RECORD)
-        _sync(self.folder)
+        sync(self.folder)
         self._finish(list(writers))
 
     def _finish(self, names: list[str]) -> None:
         for name in names:
             if self._aside(name).exists():
                 os.replace(self._aside(name), self.folder / name)
-        _sync(self.folder)
+        sync(self.folder)
         (self.folder / _RECORD).unlink(missing_ok=True)
 
     def recover(self) -> None:
