@@ -18,25 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from backbones.files import replacing
+from backbones.figures import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PURPLE, RED, save_figure, style_axes
 
 __all__ = ["SheetItem", "plot_confusion", "plot_curves", "plot_sheet"]
 
-INK, MUTED, GRID = "#1f2933", "#6b7785", "#e3e7ec"
-BLUE, ORANGE, GREEN, RED, PURPLE = "#2563a8", "#e07b1a", "#2c8a4b", "#c8352b", "#7a4fa3"
 # From white through the blue of the curves to near black: monotone in lightness, so it survives greyscale printing.
 _HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#c9dcef", "#5b93c9", "#1c4f8a", "#0a2342"])
 _ANNOTATED_CLASSES = 30  # up to here every cell shows its count
 _NAMED_CLASSES = 60  # up to here every class has a named tick
 _MAX_CELLS = 250  # above this neighbouring classes share a cell, or a confusion would be a single pixel
 _TICK_WIDTH = 20  # characters of a class name at a tick
-
-
-def _save(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
-    """Write `figure` beside `path` and rename it over."""
-    with replacing(path) as aside:
-        figure.savefig(aside, format="png", dpi=dpi, facecolor="white")
-    return Path(path)
 
 
 def _number(value: Any) -> float:
@@ -49,16 +40,6 @@ def _number(value: Any) -> float:
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     return np.array([_number(row.get(key)) for row in rows])
-
-
-def _style(axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=8)
-    axes.grid(True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=9, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(GRID)
 
 
 # One panel: title, (column, label, colour) in drawing order, and which end of the scale is good.
@@ -124,7 +105,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
     marker = "o" if len(rows) <= 40 else None
     for index, (name, drawn, best) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines_of_panels, columns, index)
-        _style(axes, name)
+        style_axes(axes, name)
         for label, colour, values in drawn:
             values = np.where(np.isfinite(values), values, np.nan)
             if best is not None and not label.startswith("train"):
@@ -141,7 +122,7 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
         axes.set_xlabel("epoch", fontsize=9, color=MUTED)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.margins(x=0.02)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _short(name: str, width: int) -> str:
@@ -272,7 +253,7 @@ def plot_confusion(
     bar.ax.tick_params(length=0, labelsize=8.5, colors=MUTED)
     bar.outline.set_edgecolor(GRID)
     bar.ax.set_title("share of the true class", fontsize=9, color=MUTED, loc="left", pad=5)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 @dataclass
@@ -373,4 +354,4 @@ def plot_sheet(items: Sequence[SheetItem], path: str | Path, title: str = "", co
         )
         under = f"true: {_short(item.truth, 18)}" if wrong else _short(item.caption, 24)
         figure.text(left / width, (bottom - 0.32) / height, under, fontsize=7.5, color=MUTED, va="center")
-    return _save(figure, path)
+    return save_figure(figure, path)
