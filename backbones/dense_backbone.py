@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import timm
@@ -20,6 +21,7 @@ from backbones.models import family_of
 from backbones.models._registry import Family
 
 LEVELS = 4  # returned by default: strides 4 to 32 of a pyramid
+OUT_NORMS = {"layer": LayerNorm2d, "batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 1)}
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -33,8 +35,9 @@ class DenseBackbone(nn.Module):
         model: Name of a model of the zoo or of timm, with or without tag.
         out_indices: Stages to return, ascending; for a timm model, indices of its `feature_info`. By default the last
             four.
-        out_norm: "layer" for a LayerNorm on every returned map (the form of the published detectors of NAT, DiNAT,
-            BiFormer and OverLoCK), None for raw maps (MaxViT).
+        out_norm: Norm of its own on every returned map: "layer", "batch", "group" (all channels in one group), None
+            for none, or "published", that of the authors' detectors ("layer" for models outside of the zoo). Maps that
+            a norm of the model itself hands on between stages (VAN) get no second LayerNorm.
         pretrained: Load the tag's published ImageNet weights; `backbones.checkpoints.load_into` loads dense files.
         in_chans: Image channels.
         drop_path_rate: Stochastic depth of the last block; the model's default if None.
@@ -54,7 +57,7 @@ class DenseBackbone(nn.Module):
         self,
         model: str,
         out_indices: Sequence[int] | None = None,
-        out_norm: str | None = "layer",
+        out_norm: str | None = "published",
         pretrained: bool = False,
         in_chans: int = 3,
         drop_path_rate: float | None = None,
@@ -66,10 +69,12 @@ class DenseBackbone(nn.Module):
         **model_args: Any,
     ) -> None:
         super().__init__()
-        if out_norm not in ("layer", None):
-            raise ValueError(f'out_norm must be "layer" or None, not {out_norm!r}')
+        if out_norm not in ("published", *OUT_NORMS, None):
+            raise ValueError(f'out_norm must be "published", "layer", "batch", "group" or None, not {out_norm!r}')
         self.name = checked_name(model)
         self.family = _family(self.name)
+        if out_norm == "published":
+            out_norm = self.family.dense_norm_type if self.family else "layer"
         dd = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
         optional = {} if drop_path_rate is None else {"drop_path_rate": drop_path_rate}
         self._args = {"in_chans": in_chans, **optional, **model_args, **dd}
@@ -86,8 +91,12 @@ class DenseBackbone(nn.Module):
         last = self.out_indices[-1]
         inner = self.family.dense_trunk_norms if self.family else ()
         eps = self.family.dense_norm_eps if self.family else 1e-5
+        if self.family and _norms_stages(self.model):
+            for stage in self.model.stages:
+                stage.norm.eps = eps
+            out_norm = None if out_norm == "layer" else out_norm
         self.out_norms = nn.ModuleList(
-            LayerNorm2d(info[i]["num_chs"], eps=eps, **dd)
+            OUT_NORMS[out_norm](info[i]["num_chs"], eps=eps, **dd)
             if out_norm and (i in self.out_indices or (i in inner and i < last))
             else nn.Identity()
             for i in range(last + 1)
@@ -113,7 +122,7 @@ class DenseBackbone(nn.Module):
         if self.family is not None:
             model = _build(self.name, pretrained, num_classes=0, **args)
             self._check_ranges(len(model.feature_info))
-            model.prune_intermediate_layers(list(self.out_indices), prune_norm=True)
+            model.prune_intermediate_layers(list(self.out_indices), prune_norm=not _norms_stages(model))
             return model
         levels, has_getter = _probe(self.name)
         self._check_ranges(levels)
@@ -165,7 +174,7 @@ class DenseBackbone(nn.Module):
         if mode:
             for module in self._frozen_modules():
                 module.training = False
-            for module in self.model.modules() if self.norm_eval else ():
+            for module in self.modules() if self.norm_eval else ():
                 if isinstance(module, BATCH_NORMS):
                     module.training = False
         return self
@@ -231,6 +240,11 @@ def _family(name: str) -> Family | None:
         return family_of(name)
     except KeyError:
         return None
+
+
+def _norms_stages(model: nn.Module) -> bool:
+    """Whether every stage of a model of the zoo hands its map on through a norm (`Stage.norm`)."""
+    return not any(isinstance(stage.norm, nn.Identity) for stage in model.stages)
 
 
 def _build(name: str, pretrained: bool = False, **args: Any) -> nn.Module:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
@@ -145,14 +143,8 @@ class FocusBlock(nn.Module):
         return self.ls2(x) + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class FocusStage(nn.Module):
+class FocusStage(Stage):
     """Focus blocks in a row, all with one reference context."""
-
-    def __init__(self, blocks: Sequence[FocusBlock], downsample: nn.Module | None = None) -> None:
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = downsample if downsample is not None else nn.Identity()
-        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         x = self.downsample(x)
@@ -194,6 +186,7 @@ class OverviewStage(nn.Module):
         self.overview = overview
         self.context_proj = context_proj
         self.focus = focus
+        self.norm = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Stride-8 map to the joined stride-16 map, the stride-32 context and the stride-32 overview map."""

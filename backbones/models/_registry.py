@@ -72,8 +72,10 @@ class Family:
         key_map: `(regex, replacement)` pairs, applied in order to every key of an authors' checkpoint. Our own keys
             must pass through unchanged.
         drop_keys: Regex of authors' keys that hold computed buffers.
-        dense_norm: Regex of the output norms in the authors' dense checkpoints; group 1 is the output's index.
-        dense_norm_eps: Epsilon of those norms.
+        dense_norm_type: Output norms of the authors' dense models, see `DenseBackbone`; None for none.
+        dense_norm: Regex of the output norms in the authors' dense checkpoints; group 1 is the output's index, where
+            `key_map` does not already call them `out_norms.<index>`.
+        dense_norm_eps: Epsilon of those norms, and of `Stage.norm` in dense models.
         dense_trunk_norms: Indices of outputs whose norm also feeds the next stage, so that it is there even where the
             output is not returned.
         dense_only: Regex of the model's keys that belong to `forward_dense` alone, so that no ImageNet file has them.
@@ -93,6 +95,7 @@ class Family:
     license: str | None
     key_map: Sequence[tuple[str, str]] = ()
     drop_keys: str | None = None
+    dense_norm_type: str | None = "layer"
     dense_norm: str | None = None
     dense_norm_eps: float = 1e-5
     dense_trunk_norms: Sequence[int] = ()

@@ -13,13 +13,20 @@ from backbones._compat import MATCH_PREV_GROUP, feature_take_indices
 
 
 class Stage(nn.Module):
-    """`downsample` (or nothing), then `blocks`; maps `(B, C_in, H, W)` to `(B, C, H', W')`."""
+    """`downsample` (or nothing), then `blocks`; maps `(B, C_in, H, W)` to `(B, C, H', W')`.
 
-    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None = None) -> None:
+    `norm` (or nothing) is applied by the `Backbone`: to what goes on to the next stage, to the head and to dense
+    predictors, but not to intermediate maps.
+    """
+
+    def __init__(
+        self, blocks: Sequence[nn.Module], downsample: nn.Module | None = None, norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = downsample if downsample is not None else nn.Identity()
         self.blocks = nn.Sequential(*blocks)
+        self.norm = norm if norm is not None else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.downsample(x)
@@ -36,10 +43,10 @@ class Backbone(nn.Module):
 
     Args:
         stem: `(B, in_chans, H, W)` to the first stage's input.
-        stages: Modules from map to map, each with `grad_checkpointing` (see `Stage`).
+        stages: Modules from map to map, each with `grad_checkpointing` and `norm` (see `Stage`).
         dims: Channels of each stage's output.
         reductions: Stride of each stage's output with respect to the image.
-        norm: Final norm, applied to the last map before pooling; None where the head normalises.
+        norm: Final norm, applied to the last map before pooling; None where the head or every stage normalises.
         head: A timm classifier head (`ClassifierHead`, `NormMlpClassifierHead`) or one with their interface.
         num_classes: Classes of the head, 0 for none.
         in_chans: Image channels.
@@ -122,6 +129,7 @@ class Backbone(nn.Module):
             else [
                 (r"^stages\.(\d+)\.downsample", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^stages\.(\d+)\.norm\.", MATCH_PREV_GROUP),
                 (r"^norm\.", MATCH_PREV_GROUP),
             ],
         }
@@ -152,22 +160,33 @@ class Backbone(nn.Module):
 
     # ------------------------------------------------------------------------------------------------------- forward
 
-    def forward_stages(self, x: torch.Tensor, count: int | None = None) -> list[torch.Tensor]:
-        """Outputs of the first `count` stages (all if None), each `(B, C_i, H / r_i, W / r_i)`, not normed."""
+    def forward_stages(self, x: torch.Tensor, count: int | None = None, normed: bool = False) -> list[torch.Tensor]:
+        """Outputs of the first `count` stages (all if None), each `(B, C_i, H / r_i, W / r_i)`.
+
+        They are raw, or through `Stage.norm` where `normed`.
+        """
         outputs = []
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for stage in self.stages[:count]:
+        for i, stage in enumerate(self.stages[:count]):
+            if i and not normed:
+                x = self.stages[i - 1].norm(x)
             x = stage(x)
+            if normed:
+                x = stage.norm(x)
             outputs.append(x)
         return outputs
 
     def forward_dense(self, x: torch.Tensor, norms: Sequence[nn.Module]) -> list[torch.Tensor]:
-        """Outputs of the first `len(norms)` stages for dense prediction, each through its own output norm."""
-        return [norm(output) for norm, output in zip(norms, self.forward_stages(x, len(norms)))]
+        """Outputs of the first `len(norms)` stages, each through the norm of its stage and its own output norm."""
+        return [norm(output) for norm, output in zip(norms, self.forward_stages(x, len(norms), normed=True))]
+
+    def _norm_last(self, x: torch.Tensor) -> torch.Tensor:
+        """The last stage's output as the head takes it."""
+        return self.norm(self.stages[-1].norm(x))
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, in_chans, H, W)` image batch to the last map, normed, unpooled."""
-        return self.norm(self.forward_stages(x)[-1])
+        return self._norm_last(self.forward_stages(x)[-1])
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Unpooled features to logits, or to the vector before the classifier where `pre_logits`."""
@@ -204,7 +223,7 @@ class Backbone(nn.Module):
         outputs = self.forward_stages(x, last + 1 if stop_early or intermediates_only else None)
         final = outputs[-1]
         if len(outputs) == len(self.stages):
-            final = self.norm(final)
+            final = self._norm_last(final)
         maps = [final if norm and i == len(self.stages) - 1 else outputs[i] for i in take]
         if output_fmt == "NHWC":
             maps = [m.permute(0, 2, 3, 1) for m in maps]
@@ -218,6 +237,8 @@ class Backbone(nn.Module):
         shortened = last < len(self.stages) - 1
         if prune_norm or shortened:
             self.norm = nn.Identity()
+        if prune_norm:
+            self.stages[last].norm = nn.Identity()
         if shortened:
             self._truncate(last + 1)
             self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]

@@ -263,6 +263,7 @@ register_family(
         paper_ids="arXiv:2204.01697",
         origin_url="https://github.com/google-research/maxvit",
         license="apache-2.0",
+        dense_norm_type=None,
         convert=_resize_tables,
         tiny={"stem_width": 16, "dims": (32, 32, 64, 64), "depths": (1, 1, 2, 1), "window_size": 4},
         variants={

@@ -183,7 +183,7 @@ class OverLoCK(Backbone):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block's activations in the backward pass instead of keeping them."""
         for module in self.stages.modules():
-            if isinstance(module, (Stage, FocusStage)):
+            if isinstance(module, Stage):
                 module.grad_checkpointing = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:

@@ -9,7 +9,7 @@ model = dict(
         pad_mask=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3), out_norm="layer"),
+    backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3)),
     neck=dict(type="FPN", out_channels=256, num_outs=5),
     rpn_head=dict(
         type="RPNHead",

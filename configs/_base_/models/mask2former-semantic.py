@@ -15,7 +15,7 @@ model = dict(
         size=(640, 640),
         test_cfg=dict(size_divisor=32),
     ),
-    backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3), out_norm="layer"),
+    backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3)),
     decode_head=dict(
         type="Mask2FormerHead",
         **_base_.mask2former_head,

@@ -16,7 +16,7 @@ model = dict(
         pad_seg=True,
         seg_pad_value=255,
     ),
-    backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3), out_norm="layer"),
+    backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3)),
     panoptic_head=dict(
         type="Mask2FormerHead",
         **_base_.mask2former_head,

@@ -8,7 +8,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type="backbones.Backbone", out_indices=(1, 2, 3), out_norm="layer"),
+    backbone=dict(type="backbones.Backbone", out_indices=(1, 2, 3)),
     neck=dict(type="FPN", out_channels=256, add_extra_convs="on_input", num_outs=5),
     bbox_head=dict(
         type="RetinaHead",

@@ -10,7 +10,7 @@ model = dict(
         seg_pad_val=255,
         size=(512, 512),
     ),
-    backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3), out_norm="layer"),
+    backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3)),
     decode_head=dict(
         type="UPerHead",
         in_index=[0, 1, 2, 3],
