@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.relpos import RelativePositionBias2d
+from backbones.layers.sdpa import biased_attention
 
 
 @register_notrace_module
@@ -64,8 +64,8 @@ class GlobalAttention2d(nn.Module):
         height, width, dim = x.shape[1:]
         qkv = self.qkv(x)
         q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = self.rel_pos(height, width).to(q.dtype)[None] if self.rel_pos is not None else None
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        bias = self.rel_pos(height, width)[None] if self.rel_pos is not None else None
+        out = biased_attention(q, k, v, bias)
         out = out.transpose(1, 2).flatten(2).unflatten(1, (height, width))
         if self.lepe is not None:
             source = x if self.lepe_input == "x" else qkv[..., 2 * dim :]

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
-from backbones._compat import is_plain_eager
 from backbones.layers.cache import shape_cache
 from backbones.layers.pointwise import Linear
 from backbones.layers.relpos import RelativePositionBias2d
+from backbones.layers.sdpa import biased_attention
 
 
 def window_partition(x: torch.Tensor, window_size: tuple[int, int]) -> torch.Tensor:
@@ -92,7 +92,6 @@ def grouped_attention(
     """
     b, g, n, width = qkv.shape
     q, k, v = (t.transpose(1, 2) for t in qkv.reshape(b * g, n, 3, num_heads, width // (3 * num_heads)).unbind(2))
-    learned = bias is not None and bias.requires_grad and torch.is_grad_enabled()
     if bias is not None:
         bias = bias.to(q.dtype)[None]
     if real is not None:
@@ -100,12 +99,7 @@ def grouped_attention(
             bias = qkv.new_zeros(1, 1, n, n)
         bias = bias.masked_fill(~real[:, None, None, :], float("-inf"))
         bias = bias.expand(b, *bias.shape).flatten(0, 1)
-    if learned and q.device.type == "cpu" and q.dtype.itemsize >= 4 and is_plain_eager():
-        # SDPA's fused kernel on CPU has no gradient of the bias, and its fallback costs more than these three steps.
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
-        out = scores.softmax(-1) @ v
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    out = biased_attention(q, k, v, bias)
     return out.transpose(1, 2).reshape(b, g, n, width // 3)
 
 

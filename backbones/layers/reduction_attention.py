@@ -1,0 +1,91 @@
+"""Attention of every position to the positions of a reduced map."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
+from torch import nn
+
+from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
+from backbones.layers.pointwise import Linear
+from backbones.layers.sdpa import biased_attention
+
+
+@register_notrace_module
+class OverlappingReductionAttention(nn.Module):
+    """Attention to a map that an overlapping strided convolution reduces (OSRA; TransXNet, arXiv 2310.19380).
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; must divide C.
+        reduction: Stride R of the convolution, of kernel R + 3, that keys and values are made from; 1 for none.
+
+    Maps `(B, C, H, W)` and a bias `(1, heads, H * W, ceil(H / R) * ceil(W / R))` to `(B, H, W, C)`.
+    """
+
+    def __init__(self, dim: int, num_heads: int, reduction: int, device=None, dtype=None) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} must be a multiple of num_heads {num_heads}")
+        dd = {"device": device, "dtype": dtype}
+        self.num_heads = num_heads
+        self.q = Linear(dim, dim, **dd)
+        self.kv = Linear(dim, 2 * dim, **dd)
+        self.reduce = nn.Identity()
+        if reduction > 1:
+            kernel_size = reduction + 3
+            self.reduce = nn.Sequential(
+                ConvNorm(dim, dim, kernel_size, reduction, kernel_size // 2, groups=dim, **dd),
+                nn.GELU(),
+                ConvNorm(dim, dim, groups=dim, **dd),
+            )
+        self.local_conv = ResidualDepthwiseConv(dim, **dd)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        batch, dim, height, width = x.shape
+        q = self.q(x.permute(0, 2, 3, 1)).view(batch, height * width, self.num_heads, -1).transpose(1, 2)
+        kv = self.kv(self.local_conv(self.reduce(x)).permute(0, 2, 3, 1))
+        k, v = kv.flatten(1, 2).unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return biased_attention(q, k, v, bias).transpose(1, 2).reshape(batch, height, width, dim)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}"
+
+
+@register_notrace_module
+class PairBias(nn.Module):
+    """Learned bias for every pair of a position and a position of the reduced map.
+
+    Args:
+        num_heads: Attention heads.
+        map_size: `(H, W)` of the maps that the table is stored for.
+        reduction: Stride R of the reduced map.
+
+    Maps a map `(B, C, H, W)` to `(1, heads, H * W, ceil(H / R) * ceil(W / R))`. Where these counts are not the table's
+    own, it is resized as if it were an image, as in the published models.
+    """
+
+    def __init__(self, num_heads: int, map_size: tuple[int, int], reduction: int, device=None, dtype=None) -> None:
+        super().__init__()
+        self.reduction = reduction
+        count = self._count(*map_size)
+        self.table = nn.Parameter(torch.empty(1, num_heads, *count, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.table)
+
+    def _count(self, height: int, width: int) -> tuple[int, int]:
+        """Positions of a map and of its reduced map."""
+        step = self.reduction
+        return height * width, ((height + step - 1) // step) * ((width + step - 1) // step)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count = self._count(*x.shape[2:])
+        # A graph for many sizes must hold at the table's own size too, so it always resizes; there, nothing changes.
+        captured = any(isinstance(n, torch.SymInt) for n in count)
+        if not captured and count == tuple(self.table.shape[2:]):
+            return self.table
+        table = self.table.to(torch.promote_types(self.table.dtype, torch.float32))
+        return F.interpolate(table, size=count, mode="bicubic", align_corners=False).to(self.table.dtype)
