@@ -16,4 +16,8 @@ CLASSIFICATION = {
     "nat/nat_small": "nat_s",
     "overlock/overlock_t": "overlock_t",
     "overlock/overlock_xt": "overlock_xt",
+    "smt/smt_base": "smt_b",
+    "smt/smt_tiny": "smt_t",
+    "transxnet/transxnet_s": "transxnet_s",
+    "transxnet/transxnet_t": "transxnet_t",
 }

@@ -1,0 +1,345 @@
+"""TransXNet: dual dynamic token mixing (Lou et al., IEEE TNNLS 2025, arXiv 2310.19380).
+
+- D-Mixer: half of the channels go through a depthwise convolution whose kernels depend on the image (IDConv), half
+  through attention to a map that an overlapping strided convolution reduces (OSRA); a squeezed enhancer mixes them.
+- The attention of all blocks of a stage shares one learned bias for every pair of positions at 224 pixels, resized for
+  other maps.
+- The MLP has depthwise convolutions of four kernel sizes in its hidden layer (MS-FFN).
+
+Published traps: the norms are over channels and positions together, not over channels; BatchNorm follows the
+activation, but for the reductions; heads are counted on half of the channels; the position tables are decayed; the
+384-pixel model is the 224-pixel one with its tables interpolated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import ClassifierHead, DropPath, GroupNorm1, calculate_drop_path_rates, to_2tuple
+from timm.models import checkpoint
+from torch import nn
+
+from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
+from backbones.layers.dynamic_conv import DynamicDepthwiseConv
+from backbones.layers.multiscale import MultiScaleDepthwiseConv
+from backbones.layers.norm import ChannelAffine
+from backbones.layers.reduction_attention import OverlappingReductionAttention, PairBias
+from backbones.models._registry import Family, Variant, Weights, register_family
+from backbones.models._skeleton import Backbone, Stage
+
+
+class SqueezedTokenEnhancer(nn.Module):
+    """`x + `: 3x3 depthwise convolution, GELU, BatchNorm, and a bottleneck of two 1x1 convolutions (section 3.3)."""
+
+    def __init__(self, dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        hidden = max(16, dim // 8)
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
+        self.act = nn.GELU()
+        self.norm1 = nn.BatchNorm2d(dim, **dd)
+        self.conv1 = nn.Conv2d(dim, hidden, 1, **dd)
+        self.norm2 = nn.BatchNorm2d(hidden, **dd)
+        self.conv2 = nn.Conv2d(hidden, dim, 1, **dd)
+        self.norm3 = nn.BatchNorm2d(dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.act(self.conv1(self.norm1(self.act(self.dwconv(x))))))
+        return x + self.norm3(self.conv2(y))
+
+
+class DMixer(nn.Module):
+    """Dual dynamic token mixer (section 3): dynamic convolution beside reduced attention, then the enhancer.
+
+    Args:
+        dim: Channels C, even.
+        kernel_size, num_groups: Of the dynamic convolution.
+        num_heads, reduction: Of the attention.
+
+    Maps `(B, C, H, W)` and the attention's bias to `(B, C, H, W)`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int,
+        num_groups: int,
+        num_heads: int,
+        reduction: int,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.conv = DynamicDepthwiseConv(dim // 2, kernel_size, num_groups, **dd)
+        self.attn = OverlappingReductionAttention(dim // 2, num_heads, reduction, **dd)
+        self.proj = SqueezedTokenEnhancer(dim, **dd)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        local, distant = x.chunk(2, dim=1)
+        mixed = torch.cat([self.conv(local).permute(0, 2, 3, 1), self.attn(distant, bias)], dim=-1)
+        return self.proj(mixed.permute(0, 3, 1, 2))
+
+
+class MultiScaleMlp(nn.Module):
+    """Pointwise MLP with residual depthwise convolutions of sides 1, 3, 5 and 7 in its hidden layer (section 3.4)."""
+
+    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.fc1 = nn.Conv2d(dim, hidden_dim, 1, bias=False, **dd)
+        self.act = nn.GELU()
+        self.norm1 = nn.BatchNorm2d(hidden_dim, **dd)
+        self.dwconv = MultiScaleDepthwiseConv(hidden_dim, (1, 3, 5, 7), **dd)
+        self.norm2 = nn.BatchNorm2d(hidden_dim, **dd)
+        self.fc2 = nn.Conv2d(hidden_dim, dim, 1, bias=False, **dd)
+        self.norm3 = nn.BatchNorm2d(dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm1(self.act(self.fc1(x)))
+        x = self.norm2(self.act(x + self.dwconv(x)))
+        return self.norm3(self.fc2(x))
+
+
+class TransXBlock(nn.Module):
+    """Positional convolution, D-Mixer and MS-FFN; maps `(B, C, H, W)` and the attention's bias to `(B, C, H, W)`."""
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: nn.Module,
+        mlp_ratio: float,
+        layer_scale: float,
+        drop_path: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.dwconv = ResidualDepthwiseConv(dim, 7, **dd)
+        self.norm1 = GroupNorm1(dim, **dd)
+        self.mixer = mixer
+        self.ls1 = ChannelAffine(dim, layer_scale, **dd)
+        self.norm2 = GroupNorm1(dim, **dd)
+        self.mlp = MultiScaleMlp(dim, int(dim * mlp_ratio), **dd)
+        self.ls2 = ChannelAffine(dim, layer_scale, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        x = self.dwconv(x)
+        x = x + self.drop_path(self.ls1(self.mixer(self.norm1(x), bias)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class TransXStage(Stage):
+    """`downsample`, then `blocks` that share one bias of their attention."""
+
+    def __init__(self, blocks: Sequence[nn.Module], downsample: nn.Module | None, attn_bias: nn.Module) -> None:
+        super().__init__(blocks, downsample)
+        self.attn_bias = attn_bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.downsample(x)
+        bias = self.attn_bias(x)
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x, bias)
+            else:
+                x = block(x, bias)
+        return x
+
+
+class TransXNet(Backbone):
+    """TransXNet in its published sizes.
+
+    Args:
+        in_chans: Image channels.
+        num_classes: Classes, 0 for none.
+        global_pool: Pooling before the classifier.
+        dims: Channels of the four stages, even.
+        depths: Blocks of the four stages.
+        kernel_size: Side of the dynamic convolutions.
+        num_groups: Kernels in the banks of the dynamic convolutions, one number a stage.
+        num_heads: Heads of the attention, one number a stage; must divide half of the channels.
+        reductions: Strides of the attention's reduced maps, one number a stage.
+        mlp_ratios: Hidden width of the MLPs over the channels, one number a stage.
+        img_size: Side, or `(H, W)`, of the images that the position tables are stored for; all others run too. None
+            for 224 pixels, or for the size of a checkpoint's tables where they differ.
+        layer_scale: Initial value of the layer scales.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        dims: Sequence[int] = (48, 96, 224, 448),
+        depths: Sequence[int] = (3, 3, 9, 3),
+        kernel_size: int = 7,
+        num_groups: Sequence[int] = (2, 2, 2, 2),
+        num_heads: Sequence[int] = (1, 2, 4, 8),
+        reductions: Sequence[int] = (8, 4, 2, 1),
+        mlp_ratios: Sequence[float] = (4.0, 4.0, 4.0, 4.0),
+        img_size: int | tuple[int, int] | None = None,
+        layer_scale: float = 1e-5,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        self.adopt_tables = img_size is None
+        stages = []
+        for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)):
+            size = tuple(-(-side // 2 ** (i + 2)) for side in to_2tuple(img_size or 224))
+            blocks = [
+                TransXBlock(
+                    dims[i],
+                    DMixer(dims[i], kernel_size, num_groups[i], num_heads[i], reductions[i], **dd),
+                    mlp_ratios[i],
+                    layer_scale,
+                    drop_path=rate,
+                    **dd,
+                )
+                for rate in rates
+            ]
+            downsample = ConvNorm(dims[i - 1], dims[i], 3, stride=2, **dd) if i else None
+            stages.append(TransXStage(blocks, downsample, PairBias(num_heads[i], size, reductions[i], **dd)))
+        super().__init__(
+            stem=ConvNorm(in_chans, dims[0], 7, stride=4, **dd),
+            stages=stages,
+            dims=dims,
+            norm=GroupNorm1(dims[-1], **dd),
+            head=ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd),
+            num_classes=num_classes,
+            in_chans=in_chans,
+        )
+
+    def _init_weights(self, module: nn.Module, name: str) -> None:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Layer-decay groups; a stage's table belongs to its first block, as its downsampling does."""
+        groups = super().group_matcher(coarse)
+        if not coarse:
+            groups["blocks"].insert(0, (r"^stages\.(\d+)\.attn_bias", (0,)))
+        return groups
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints, variants
+
+
+def _stage(match: re.Match) -> str:
+    """The authors' network holds stages and downsamplings in turn."""
+    i = int(match[1])
+    return f"stages.{(i + 1) // 2}.downsample." if i % 2 else f"stages.{i // 2}.blocks."
+
+
+_ENHANCER = {"0": "dwconv", "2": "norm1", "3": "conv1", "5": "norm2", "6": "conv2", "7": "norm3"}
+_KEYS = (
+    (r"^patch_embed\.proj\.", "stem."),
+    (r"^relative_pos_enc\.(\d)$", r"stages.\1.attn_bias.table"),
+    (r"^norm([0246])\.", lambda match: f"out_norms.{int(match[1]) // 2}."),
+    (r"^network\.(\d)\.proj\.", _stage),
+    (r"^network\.(\d)\.", _stage),
+    (r"^classifier\.0\.", "norm."),
+    (r"^classifier\.2\.", "head.fc."),
+    (r"\.bn\.", ".norm."),
+    (r"\.pos_embed\.", ".dwconv."),
+    (r"\.layer_scale_([12])\.", r".ls\1."),
+    (r"\.token_mixer\.local_unit\.proj\.0\.", ".mixer.conv.reduce."),
+    (r"\.token_mixer\.local_unit\.proj\.1\.", ".mixer.conv.expand."),
+    (r"\.token_mixer\.local_unit\.", ".mixer.conv."),
+    (r"\.token_mixer\.global_unit\.sr\.0\.", ".mixer.attn.reduce.0."),
+    (r"\.token_mixer\.global_unit\.sr\.1\.", ".mixer.attn.reduce.2."),
+    (r"\.token_mixer\.global_unit\.", ".mixer.attn."),
+    (r"\.token_mixer\.proj\.(\d)\.", lambda match: f".mixer.proj.{_ENHANCER[match[1]]}."),
+    (r"\.mlp\.fc([12])\.0\.", r".mlp.fc\1."),
+    (r"\.mlp\.fc1\.2\.", ".mlp.norm1."),
+    (r"\.mlp\.norm\.", ".mlp.norm2."),
+    (r"\.mlp\.fc2\.1\.", ".mlp.norm3."),
+    (r"\.mlp\.dwconv\.proj\.", ".mlp.dwconv.convs."),
+)
+_MATRICES = (".attn.q.weight", ".attn.kv.weight", "head.fc.weight")
+
+
+def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Make linears of 1x1 convolutions, and bring tables of another image size and the model together."""
+    out = {key: value.flatten(1) if key.endswith(_MATRICES) else value for key, value in state_dict.items()}
+    for name, module in model.named_modules():
+        table = out.get(f"{name}.table")
+        if not isinstance(module, PairBias) or table is None or table.shape[2:] == module.table.shape[2:]:
+            continue
+        if model.adopt_tables:
+            module.table = nn.Parameter(module.table.new_empty(table.shape), module.table.requires_grad)
+        else:
+            size = module.table.shape[2:]
+            out[f"{name}.table"] = F.interpolate(table.float(), size=size, mode="bicubic").to(table.dtype)
+    return out
+
+
+_URL = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0"
+
+register_family(
+    Family(
+        model=TransXNet,
+        paper_name="TransXNet: Learning Both Global and Local Dynamics with a Dual Dynamic Token Mixer",
+        paper_ids="arXiv:2310.19380",
+        origin_url="https://github.com/LMMMEng/TransXNet",
+        license="apache-2.0",
+        key_map=_KEYS,
+        dense_norm=r"^norm([0246])\.",
+        dense_norm_type="group",
+        convert=_convert,
+        first_conv="stem.conv",
+        tiny={
+            "dims": (32, 32, 64, 64),
+            "depths": (1, 1, 2, 1),
+            "num_groups": (2, 2, 3, 2),
+            "num_heads": (1, 2, 2, 4),
+            "mlp_ratios": (2, 2, 2, 2),
+            "img_size": 64,
+        },
+        variants={
+            "transxnet_t": Variant({}, {"in1k": Weights(f"{_URL}/transx-t.pth.tar", crop_pct=0.9, top1=81.6)}),
+            "transxnet_s": Variant(
+                {
+                    "dims": (64, 128, 320, 512),
+                    "depths": (4, 4, 12, 4),
+                    "num_groups": (2, 2, 3, 4),
+                    "num_heads": (1, 2, 5, 8),
+                    "mlp_ratios": (6, 6, 4, 4),
+                },
+                {"in1k": Weights(f"{_URL}/transx-s.pth.tar", crop_pct=0.9, top1=83.8)},
+            ),
+            "transxnet_b": Variant(
+                {
+                    "dims": (76, 152, 336, 672),
+                    "depths": (4, 4, 21, 4),
+                    "num_groups": (2, 2, 4, 4),
+                    "num_heads": (2, 4, 8, 16),
+                    "mlp_ratios": (8, 8, 4, 4),
+                },
+                {
+                    "in1k": Weights(f"{_URL}/transx-b.pth.tar", crop_pct=0.95, top1=84.6),
+                    "in1k_384": Weights(
+                        f"{_URL}/transx-b-384.pth.tar",
+                        input_size=384,
+                        crop_pct=0.95,
+                        top1=85.5,
+                        notes=("the model takes the size of the file's position tables",),
+                    ),
+                },
+            ),
+        },
+    )
+)
