@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import timm
 import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from backbones.checkpoints import Store, WeightsError, identify, read_checkpoint
+from backbones.checkpoints import WeightsError, identify, read_checkpoint
 from backbones.checkpoints.convert import fitted_dense, tensors_of
-from backbones.checkpoints.download import download
 from backbones.checkpoints.identify import describe
-from backbones.checkpoints.store import storing
+from backbones.dense.checkpoint import local_file
 from backbones.dense.register import MODELS
 from backbones.dense_backbone import DenseBackbone
 from backbones.train.report import record_loading
@@ -90,7 +87,7 @@ class Backbone(DenseBackbone):
         Raises:
             WeightsError: It cannot be had or does not fit.
         """
-        path = _fetched(str(source))
+        path = local_file(str(source))
         checkpoint = read_checkpoint(path)
         if prefix:
             checkpoint = _below(prefix, checkpoint, str(source))
@@ -129,23 +126,6 @@ class Backbone(DenseBackbone):
 
 def _is_file(source: str) -> bool:
     return "/" in source or "\\" in source or source.endswith(_SUFFIXES) or Path(source).is_file()
-
-
-def _fetched(source: str) -> Path:
-    """The file that a path or address names."""
-    if urlsplit(source).scheme not in ("http", "https"):
-        return Path(source).expanduser()
-    folder = Store().folder / "dense"
-    # Files of different addresses may have the same name.
-    address = hashlib.sha256(source.encode()).hexdigest()[:8]
-    path = folder / f"{address}-{Path(urlsplit(source).path).name}"
-    if not path.is_file():
-        with storing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.part")
-            download(source, part)
-            part.replace(path)
-    return path
 
 
 def _below(prefix: str, checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:

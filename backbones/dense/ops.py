@@ -6,6 +6,7 @@ detector; so one operator is run at once.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 
@@ -141,3 +142,13 @@ def main() -> int:
             return 1
         print(f"mmcv's {', '.join(PROOFS)} work on {device} with torch {torch.__version__}")
     return 0
+
+
+def start(tool: str) -> int:
+    """Run a command line of this package, `<module>:<function>`, if the operators work; returns its exit code."""
+    found = problem()
+    if found:
+        print(f"error: {found}", file=sys.stderr)
+        return 2
+    module, _, function = tool.partition(":")
+    return getattr(importlib.import_module(f"backbones.dense.{module}"), function)()

@@ -1,0 +1,71 @@
+"""What the command lines of detection and segmentation share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.table import Table
+
+from backbones.checkpoints import WeightsError
+from backbones.dense.config import DenseError, load_config
+from backbones.dense.ops import OperatorsError
+
+#: Messages go to stderr, results to stdout. Off a terminal, lines are not folded.
+console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+
+
+def parser_of(name: str, description: str | None, work_dir: bool = True) -> argparse.ArgumentParser:
+    """A parser with what changes a config."""
+    parser = argparse.ArgumentParser(prog=name, description=description)
+    parser.add_argument("config", metavar="CONFIG", help="config file, such as configs/detection/demo.py")
+    group = parser.add_argument_group("the config")
+    group.add_argument("--data-root", metavar="DIR", help="folder of the data, for the config's own")
+    group.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="the data's classes, in the order of their annotations"
+    )
+    group.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="other values of it"
+    )
+    if work_dir:
+        group.add_argument("--work-dir", metavar="DIR", help="where the run goes (default: output/<config>)")
+    return parser
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config that the command line names, changed as it says."""
+    return load_config(args.config, args.cfg_options, args.data_root, args.classes, getattr(args, "work_dir", None))
+
+
+def say(text: str) -> None:
+    """A message for the user, on stderr."""
+    messages.print(text, markup=False, soft_wrap=True)
+
+
+def show_rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
+    """A result of names and values, on stdout."""
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    table = Table(show_header=False)
+    table.add_column("name")
+    table.add_column("value", justify="right")
+    for name, value in rows:
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+
+
+def guarded(run: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
+    """Runs a command line; what the user can mend ends it with one sentence and exit code 2."""
+    try:
+        run(argv)
+    except (DenseError, WeightsError, OperatorsError) as error:
+        messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        messages.print("Interrupted; --resume goes on from the last checkpoint.", style="yellow")
+        return 130
+    return 0

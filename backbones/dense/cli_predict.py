@@ -1,0 +1,49 @@
+"""Draw what a trained detector or segmentor finds on images, and tell it as json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import track
+
+from backbones.dense.cli_common import guarded, messages, parser_of, read_config, say
+from backbones.dense.config import DenseError
+from backbones.dense.predict import Predictor, find_images, predict
+from backbones.dense.runner import build_model
+
+
+def run(argv: Sequence[str] | None) -> None:
+    """Predicts all images; what cannot be read is told at the end."""
+    parser = parser_of("predict", __doc__, work_dir=False)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file or address: ours or the authors'")
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, or folders (searched through)")
+    parser.add_argument("-o", "--out-dir", default="predictions", metavar="DIR", help="default: predictions")
+    parser.add_argument("--score-thr", type=float, default=0.3, metavar="X", help="least score shown (default: 0.3)")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images, spread over those found")
+    parser.add_argument("--device", help="cuda, cpu (default: the best there is)")
+    args = parser.parse_args(argv)
+    if not 0 <= args.score_thr <= 1:
+        raise DenseError(f"--score-thr is a score from 0 to 1, not {args.score_thr}.")
+    if args.limit is not None and args.limit < 1:
+        raise DenseError(f"--limit must be at least 1, not {args.limit}.")
+    cfg = read_config(args)
+    images = find_images(args.inputs)
+    if args.limit and len(images) > args.limit:
+        images = [images[i * len(images) // args.limit] for i in range(args.limit)]
+    for key in ("pretrained", "init_cfg"):  # the checkpoint holds every weight
+        cfg.model.backbone.pop(key, None)
+    predictor = Predictor(build_model(cfg, args.checkpoint, args.device), cfg, args.score_thr)
+    folder = Path(args.out_dir)
+    bar = iter(track(images, "predicting", console=messages, transient=True, disable=not messages.is_terminal))
+    told, unreadable = predict(predictor, images, folder, lambda: next(bar, None))
+    for name in unreadable:
+        say(f"cannot be read: {name}")
+    count = sum(len(entry.get("instances", ())) for entry in told)
+    found = f", {count} instances of score {args.score_thr} or more" if "instances" in told[0] else ""
+    say(f"wrote {len(told)} pictures and predictions.json to {folder}{found}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return guarded(run, argv)

@@ -1,0 +1,63 @@
+"""Measure a trained detector or segmentor on the test data of its config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from backbones.dense import runner
+from backbones.dense.checkpoint import load_weights
+from backbones.dense.cli_common import guarded, parser_of, read_config, say, show_rows
+from backbones.dense.config import DenseError, check, datasets
+from backbones.files import replacing
+
+
+def run(argv: Sequence[str] | None) -> None:
+    """Tests as the command line says; the metrics go to stdout and to `metrics.json` in the work folder."""
+    parser = parser_of("test", __doc__)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file or address: ours or the authors'")
+    parser.add_argument("--tta", action="store_true", help="multi-scale test with flips, where the config has one")
+    parser.add_argument("--out", metavar="FILE", help="json of the metrics (default: metrics.json in the work folder)")
+    args = parser.parse_args(argv)
+    cfg = read_config(args)
+    for remark in check(cfg, ["test"]):
+        say(remark)
+    if args.tta:
+        _test_time_augmentation(cfg)
+    # The checkpoint holds every weight, so that nothing is fetched to start from.
+    for key in ("pretrained", "init_cfg"):
+        cfg.model.get("module", cfg.model).backbone.pop(key, None)
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+        cfg.pop(key, None)
+    for key in ("val_dataloader", "val_cfg", "val_evaluator"):
+        cfg.pop(key, None)
+    cfg.load_from = None
+    job = runner.build(cfg)
+    model = getattr(job.model, "module", job.model)
+    load_weights(getattr(model, "module", model) if args.tta else model, args.checkpoint)
+    with runner.translated():
+        metrics = job.test()
+    if not is_main_process():
+        return
+    out = Path(args.out or Path(cfg.work_dir) / "metrics.json")
+    with replacing(out) as aside:
+        aside.write_text(json.dumps(metrics, indent=1, default=float) + "\n", encoding="utf-8")
+    show_rows(f"{args.checkpoint}", list(metrics.items()))
+    say(f"wrote {out}")
+
+
+def _test_time_augmentation(cfg: Config) -> None:
+    if "tta_model" not in cfg or "tta_pipeline" not in cfg:
+        raise DenseError("The config has no tta_model and tta_pipeline: test without --tta.")
+    for _, dataset in datasets(cfg, ["test"]):
+        dataset.pipeline = cfg.tta_pipeline
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return guarded(run, argv)

@@ -1,0 +1,36 @@
+"""Train a detector or segmentor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backbones.dense import runner
+from backbones.dense.cli_common import guarded, parser_of, read_config, say
+from backbones.dense.config import check
+
+
+def run(argv: Sequence[str] | None) -> None:
+    """Trains as the command line says."""
+    parser = parser_of("train", __doc__)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="FILE",
+        help="go on from the last checkpoint of the work folder, or from FILE",
+    )
+    parser.add_argument("--amp", action="store_true", help="mixed precision")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to this run's batch")
+    args = parser.parse_args(argv)
+    cfg = read_config(args)
+    for remark in check(cfg, ["train", "val"] if cfg.get("val_cfg") else ["train"]):
+        say(remark)
+    job = runner.build(cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume)
+    with runner.translated():
+        job.train()
+    say(f"checkpoints and logs: {cfg.work_dir}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return guarded(run, argv)

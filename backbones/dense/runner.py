@@ -1,0 +1,210 @@
+"""mmengine's Runner as the tools start it: checked data, whole checkpoints, any number of processes, CPU or GPU."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner
+import torch
+from mmengine.config import Config
+from mmengine.dist import master_only
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.runner import find_latest_checkpoint
+from torch import nn
+
+from backbones.checkpoints import WeightsError
+from backbones.dense.checkpoint import load_weights
+from backbones.dense.config import DenseError
+
+
+class Runner(mmengine.runner.Runner):
+    """mmengine's Runner that never leaves a part of a checkpoint behind."""
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        if "://" in str(out_dir):
+            return super().save_checkpoint(out_dir, filename, *args, **kwargs)
+        aside = f".{filename}.tmp"
+        try:
+            super().save_checkpoint(out_dir, aside, *args, **kwargs)
+            os.replace(Path(out_dir) / aside, Path(out_dir) / filename)
+        finally:
+            (Path(out_dir) / aside).unlink(missing_ok=True)
+
+
+def build(cfg: Config, amp: bool = False, auto_scale_lr: bool = False, resume: str | None = None) -> Runner:
+    """The runner of a config, on what the machine has: `torchrun`'s processes, GPUs, or the CPU.
+
+    Args:
+        cfg: The config; the run goes to its `work_dir`.
+        amp: Train in mixed precision.
+        auto_scale_lr: Scale the learning rate to the batch, from that which the config was made for.
+        resume: "auto" to go on from the last checkpoint in `work_dir` where there is one, or a checkpoint.
+
+    Raises:
+        DenseError: The model cannot be built from the config, or there is nothing to resume from.
+        WeightsError: Its starting weights cannot be loaded.
+    """
+    _set_up(cfg, amp)
+    if auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise DenseError("The config has no auto_scale_lr.base_batch_size to scale the learning rate from.")
+        cfg.auto_scale_lr.enable = True
+    if resume:
+        _set_resume(cfg, resume)
+    _start_processes(cfg)
+    with translated():
+        runner = Runner.from_cfg(cfg)
+        check_neck(runner.model, cfg)
+    if cfg.get("optim_wrapper"):
+        _remark_batch(runner, cfg)
+    return runner
+
+
+def build_model(cfg: Config, checkpoint: str | None = None, device: str | None = None) -> nn.Module:
+    """The detector or segmentor of a config in evaluation mode, with the weights and the classes of a checkpoint.
+
+    Raises:
+        DenseError: The model cannot be built from the config.
+        WeightsError: The checkpoint cannot be read, or is another model's.
+    """
+    from backbones.dense import costs
+
+    init_default_scope(cfg.default_scope)
+    with translated():
+        model = costs.build_model(cfg)
+        check_neck(model, cfg)
+    model.dataset_meta = load_weights(model, checkpoint) if checkpoint else {}
+    model.cfg = cfg
+    return model.to(device or default_device()).eval()
+
+
+def default_device() -> str:
+    """The GPU, where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _set_up(cfg: Config, amp: bool) -> None:
+    """Mixed precision where asked for; on a CPU, without what mmengine has for GPUs only."""
+    wrapper = cfg.get("optim_wrapper")
+    if amp and wrapper:
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
+    if torch.cuda.is_available():
+        return
+    if wrapper and wrapper.get("type") == "AmpOptimWrapper":
+        print_log("Mixed precision needs a GPU: training in float32.", logger="current")
+        wrapper.type = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(key, None)
+    cfg.sync_bn = None
+
+
+def _set_resume(cfg: Config, resume: str) -> None:
+    cfg.resume = True
+    if resume != "auto":
+        if "://" not in resume and not Path(resume).is_file():
+            raise DenseError(f"There is no checkpoint {resume} to resume from.")
+        cfg.load_from = resume
+        return
+    last = find_latest_checkpoint(cfg.work_dir)
+    if last is None:
+        print_log(f"{cfg.work_dir} has no checkpoint yet: training starts anew.", logger="current")
+        cfg.resume = False
+    elif not Path(last).is_file():
+        # The file names an absolute path, which is wrong once the folder was moved.
+        moved = Path(cfg.work_dir) / Path(last).name
+        if not moved.is_file():
+            raise DenseError(
+                f"{cfg.work_dir}/last_checkpoint names {last}, which is not there: name one by --resume FILE."
+            )
+        cfg.load_from = str(moved)
+
+
+def _start_processes(cfg: Config) -> None:
+    """Use `torchrun`'s processes; mmengine starts them for GPUs only."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        cfg.launcher = "none"
+        return
+    cfg.launcher = "pytorch"
+    if not torch.cuda.is_available():
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+        unused = cfg.get("find_unused_parameters", False)
+        cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=unused)
+
+
+def _remark_batch(runner: Runner, cfg: Config) -> None:
+    base = cfg.get("auto_scale_lr", {}).get("base_batch_size")
+    batch = cfg.train_dataloader.batch_size * runner.world_size * cfg.optim_wrapper.get("accumulative_counts", 1)
+    if base and batch != base and not cfg.auto_scale_lr.get("enable"):
+        runner.logger.warning(
+            f"The learning rate is meant for batches of {base} images, and this run has {batch}: "
+            "--auto-scale-lr scales it."
+        )
+
+
+def check_neck(model: nn.Module, cfg: Config) -> None:
+    """Make sure that what follows the backbone takes its channels.
+
+    Raises:
+        DenseError: It does not.
+    """
+    backbone = getattr(model, "backbone", None)
+    channels = getattr(backbone, "channels", None)
+    part = "neck" if cfg.model.get("neck") else "decode_head"
+    wanted = (cfg.model.get(part) or {}).get("in_channels")
+    if channels is None or not isinstance(wanted, list | tuple) or list(wanted) == list(channels):
+        return
+    indices = (cfg.model.get(part) or {}).get("in_index")
+    if indices is not None and all(i < len(channels) for i in indices):
+        channels = [channels[i] for i in indices]
+    if list(wanted) != list(channels):
+        raise DenseError(
+            f"model.{part}.in_channels is {list(wanted)}, but {backbone.name} gives {list(channels)}: "
+            f"set model.{part}.in_channels to that."
+        )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what OpenMMLab's packages raise for a mistake of the user into one sentence.
+
+    Raises:
+        DenseError: With that sentence; anything else is raised as it is.
+    """
+    try:
+        yield
+    except (WeightsError, DenseError):
+        raise
+    except Exception as error:
+        text = str(error)
+        image = re.search(r"failed to load image: (\S.*)", text)
+        missing = re.search(r"No such file or directory: '([^']+)'", text)
+        if image:
+            sentence = f"The image {image[1]} cannot be read: replace it, or take it out of the data."
+        elif missing and isinstance(error, FileNotFoundError):
+            sentence = f"{missing[1]} is not there: put it there, or take it out of the annotations."
+        elif isinstance(error, KeyError) and "is not in the" in text:
+            sentence = " ".join(text.strip("'\"").split(". ")[0].split()) + ": correct the type in the config."
+        elif isinstance(error, ValueError | TypeError) and ("Backbone" in text or _from_us(error)):
+            sentence = re.sub(r"^(class `\w+` in [\w./]+: )+", "", text).strip()
+        else:
+            raise
+        raise DenseError(sentence) from error
+
+
+def _from_us(error: BaseException) -> bool:
+    """Whether the error was raised in this package's backbone."""
+    frame = error.__traceback__
+    files = []
+    while frame is not None:
+        files.append(Path(frame.tb_frame.f_code.co_filename).name)
+        frame = frame.tb_next
+    return "dense_backbone.py" in files[-4:]

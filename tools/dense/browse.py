@@ -1,0 +1,14 @@
+#!/usr/bin/env python
+"""Draw what a config's data pipeline feeds; see --help."""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    from backbones.dense.ops import start
+except RuntimeError as error:  # mmcv is there, but does not work
+    sys.exit(str(error))
+
+if __name__ == "__main__":
+    sys.exit(start("cli_look:browsing"))
