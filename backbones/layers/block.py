@@ -20,6 +20,7 @@ class MixerBlock(nn.Module):
         norm_eps: Epsilon of both LayerNorms.
         layer_scale: Initial value of the layer scale; None for none.
         drop_path: Stochastic depth rate of both branches.
+        mlp: Module from `(B, H, W, C)` to `(B, H, W, C)` in place of the MLP.
 
     Maps `(B, C, H, W)` to `(B, C, H, W)`; inside, everything runs on the channels-last view.
     """
@@ -33,6 +34,7 @@ class MixerBlock(nn.Module):
         norm_eps: float = 1e-5,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
+        mlp: nn.Module | None = None,
         device=None,
         dtype=None,
     ) -> None:
@@ -43,7 +45,7 @@ class MixerBlock(nn.Module):
         self.ls1 = LayerScale(dim, layer_scale, **dd) if layer_scale is not None else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, **dd)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, **dd) if mlp is None else mlp
         self.ls2 = LayerScale(dim, layer_scale, **dd) if layer_scale is not None else nn.Identity()
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 from backbones.layers.norm import GlobalResponseNorm
+from backbones.layers.pointwise import Linear
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, then BatchNorm.
+    """Convolution, by default without bias, then BatchNorm.
 
     Args:
         in_dim, dim: Channels in and out.
-        kernel_size, stride, padding, dilation, groups: As in `nn.Conv2d`; "same" padding of the kernel by default.
+        kernel_size, stride, padding, dilation, groups, bias: As in `nn.Conv2d`; by default "same" padding.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class ConvNorm(nn.Module):
         padding: int | None = None,
         dilation: int = 1,
         groups: int = 1,
+        bias: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -32,7 +34,7 @@ class ConvNorm(nn.Module):
         dd = {"device": device, "dtype": dtype}
         if padding is None:
             padding = dilation * (kernel_size // 2)
-        self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride, padding, dilation, groups, bias=False, **dd)
+        self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride, padding, dilation, groups, bias, **dd)
         self.norm = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -68,3 +70,34 @@ class ConvMlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.grn(self.dwconv(self.act(self.fc1(x)))))
+
+
+class DepthwiseMlp(nn.Module):
+    """Linear, 3x3 depthwise convolution, GELU, linear on the channels-last view.
+
+    The convolution gives positions (PVT v2, arXiv 2106.13797, section 3.2). By default it is added to its input (SMT,
+    arXiv 2307.08579, section 3.3).
+
+    Args:
+        dim: Channels C.
+        hidden_dim: Width of the hidden layer.
+        residual: Add the convolution to its input; otherwise it takes its place, as in PVT v2.
+
+    Maps `(B, H, W, C)` to `(B, H, W, C)`.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, residual: bool = True, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.fc1 = Linear(dim, hidden_dim, **dd)
+        self.dwconv = (
+            ResidualDepthwiseConv(hidden_dim, **dd)
+            if residual
+            else nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim, **dd)
+        )
+        self.act = nn.GELU()
+        self.fc2 = Linear(hidden_dim, dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.dwconv(self.fc1(x).permute(0, 3, 1, 2))
+        return self.fc2(self.act(x).permute(0, 2, 3, 1))

@@ -36,6 +36,8 @@ CLASSIFIERS = {
     "maxvit/maxvit_tiny_tf_224-dense": "maxvit_t",
     "maxvit/maxvit_small_tf_224": "maxvit_s",
     "maxvit/maxvit_tiny_tf_384": "maxvit_t.in1k_384",
+    "smt/smt_base": "smt_b",
+    "smt/smt_tiny": "smt_t",
 }
 #: Fixture of a dense backbone: its model.
 DENSE = {
@@ -45,6 +47,7 @@ DENSE = {
     "biformer/biformer_small-dense": "biformer_s",
     "overlock/overlock_xt-dense-det": "overlock_xt",
     "overlock/overlock_xt-dense-seg": "overlock_xt",
+    "smt/smt_tiny-dense": "smt_t",
 }
 
 #: Fixture of a part of a model.

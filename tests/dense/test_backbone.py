@@ -31,6 +31,8 @@ DENSE = {
     "dinat/dinat_mini-seg": ({"model": "dinat_m", "dilations": "ade20k"}, 1e-5),
     "overlock/overlock_xt-dense-det": ({"model": "overlock_xt", "overview_out": True}, 1e-4),
     "overlock/overlock_xt-dense-seg": ({"model": "overlock_xt"}, 1e-4),
+    "smt/smt_tiny-dense": ({"model": "smt_t"}, 2e-5),
+    "transxnet/transxnet_t-dense": ({"model": "transxnet_t"}, 2e-5),
 }
 MAXVIT = "maxvit/maxvit_tiny_tf_224-dense"  # its dense form has no norms, and so no checkpoints of its own
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)

@@ -1,0 +1,211 @@
+"""SMT: scale-aware modulation transformer.
+
+Lin, Wu, Chen, Huang and Jin, ICCV 2023, arXiv 2307.08579. Early stages multiply values by a context of depthwise
+convolutions of four sizes; the third stage alternates this modulation with global attention, the last is all attention.
+No position encoding but depthwise convolutions on values and in MLPs.
+
+Published traps: paper and README count SMT-S as 20.5 M to 21 M parameters, but its published depths and weights have
+22.6 M; the authors' dense code calls the convolution on values by another name than their classifiers, so that theirs
+starts at random there, and it has no layer scale, so that the large model does not fit it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from timm.layers import ClassifierHead, calculate_drop_path_rates
+from torch import nn
+
+from backbones.layers.block import MixerBlock
+from backbones.layers.conv import DepthwiseMlp
+from backbones.layers.global_attention import GlobalAttention2d
+from backbones.layers.modulation import ScaleAwareModulation
+from backbones.layers.norm import LayerNorm2d
+from backbones.models._registry import Family, Variant, Weights, register_family
+from backbones.models._skeleton import Backbone, Stage
+
+NORM_EPS = 1e-6  # of blocks and stages; the norms of stem and downsampling have 1e-5
+
+
+class Stem(nn.Module):
+    """Stride-2 convolution, BatchNorm, ReLU, 2x2 stride-2 convolution, LayerNorm; stride 4."""
+
+    def __init__(self, in_chans: int, dim: int, kernel_size: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.conv1 = nn.Conv2d(in_chans, dim, kernel_size, stride=2, padding=kernel_size // 2, bias=False, **dd)
+        self.norm1 = nn.BatchNorm2d(dim, **dd)
+        self.act = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(dim, dim, 2, stride=2, **dd)
+        self.norm2 = LayerNorm2d(dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
+
+
+class SMT(Backbone):
+    """Scale-aware modulation transformer.
+
+    Args:
+        in_chans: Image channels.
+        num_classes: Classes, 0 for none.
+        global_pool: Pooling before the classifier.
+        dims: Channels of the four stages; multiples of the number of modulation kernels, and of the heads.
+        depths: Blocks of the four stages.
+        mixers: Token mixers of each stage's blocks, repeated: "m" for modulation, "a" for attention.
+        num_heads: Heads of attention in each stage.
+        kernel_sizes: Depthwise kernels of modulation.
+        expand_ratio: Inner width of modulation over the channels.
+        mlp_ratios: Hidden width of the MLPs over the channels, stage by stage.
+        stem_kernel_size: Of the image convolution.
+        layer_scale: Initial value of the layer scale, None for none.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+
+    Raises:
+        ValueError: Unknown mixer, or heads or kernels that do not divide the channels.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        dims: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (2, 2, 8, 1),
+        mixers: Sequence[str] = ("m", "m", "ma", "a"),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        kernel_sizes: Sequence[int] = (3, 5, 7, 9),
+        expand_ratio: int = 2,
+        mlp_ratios: Sequence[float] = (4, 4, 4, 2),
+        stem_kernel_size: int = 3,
+        layer_scale: float | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        unknown = set("".join(mixers)) - {"m", "a"}
+        if unknown or not all(mixers):
+            raise ValueError(f'mixers must be strings of "m" and "a", one a stage, not {tuple(mixers)}')
+
+        def mixer(i: int, j: int) -> nn.Module:
+            if mixers[i][j % len(mixers[i])] == "m":
+                return ScaleAwareModulation(dims[i], kernel_sizes, expand_ratio, **dd)
+            return GlobalAttention2d(dims[i], num_heads[i], qkv_bias=True, lepe_kernel=3, **dd)
+
+        def downsample(in_dim: int, dim: int) -> nn.Module:
+            conv = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, **dd)
+            return nn.Sequential(OrderedDict(proj=conv, norm=LayerNorm2d(dim, **dd)))
+
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        stages = []
+        for i, dim in enumerate(dims):
+            blocks = [
+                MixerBlock(
+                    dim,
+                    mixer(i, j),
+                    norm_eps=NORM_EPS,
+                    layer_scale=layer_scale,
+                    drop_path=rate,
+                    mlp=DepthwiseMlp(dim, int(dim * mlp_ratios[i]), **dd),
+                    **dd,
+                )
+                for j, rate in enumerate(rates[i])
+            ]
+            before = downsample(dims[i - 1], dim) if i else None
+            stages.append(Stage(blocks, before, LayerNorm2d(dim, eps=NORM_EPS, **dd)))
+        super().__init__(
+            stem=Stem(in_chans, dims[0], stem_kernel_size, **dd),
+            stages=stages,
+            dims=dims,
+            head=ClassifierHead(dims[-1], num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd),
+            num_classes=num_classes,
+            in_chans=in_chans,
+        )
+
+    def _init_weights(self, module: nn.Module, name: str) -> None:
+        if isinstance(module, nn.Conv2d):
+            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        else:
+            super()._init_weights(module, name)
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints, variants
+
+_URL = "https://github.com/AFeng-x/SMT/releases/download/v1.0.0"
+
+_KEYS = (
+    (r"^patch_embed1\.conv\.0\.", "stem.conv1."),
+    (r"^patch_embed1\.conv\.1\.", "stem.norm1."),
+    (r"^patch_embed1\.conv\.3\.", "stem.conv2."),
+    (r"^patch_embed1\.norm\.", "stem.norm2."),
+    (r"^patch_embed(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.downsample."),
+    (r"^block(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks."),
+    (r"^norm(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.norm."),
+    (r"\.gamma_([12])$", r".ls\1.gamma"),
+    (r"\.attn\.local_conv_(\d)\.", lambda m: f".attn.heads.convs.{int(m[1]) - 1}."),
+    (r"\.attn\.(?:local_conv|dw_conv)\.", ".attn.lepe."),
+    (r"\.attn\.proj0\.", ".attn.expand."),
+    (r"\.attn\.bn\.", ".attn.norm."),
+    (r"\.attn\.proj1\.", ".attn.mix."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+
+
+def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Queries, keys and values come from one layer here, from two in the authors' files."""
+    out = {}
+    for key, value in state_dict.items():
+        if ".attn.q." in key:
+            out[key.replace(".q.", ".qkv.")] = torch.cat([value, state_dict[key.replace(".q.", ".kv.")]])
+        elif ".attn.kv." not in key:
+            out[key] = value
+    return out
+
+
+_BASE = {"depths": (4, 6, 28, 2), "mlp_ratios": (8, 6, 4, 2), "stem_kernel_size": 7}
+_LARGE = {**_BASE, "dims": (96, 192, 384, 768), "depths": (4, 6, 28, 4), "layer_scale": 1e-4}
+_22K_FIRST = "pre-trained on ImageNet-22K"
+
+register_family(
+    Family(
+        model=SMT,
+        paper_name="Scale-Aware Modulation Meet Transformer",
+        paper_ids="arXiv:2307.08579",
+        origin_url="https://github.com/AFeng-x/SMT",
+        license="mit",
+        key_map=_KEYS,
+        convert=_convert,
+        dense_norm_eps=NORM_EPS,
+        tiny={"dims": (32, 32, 64, 64), "depths": (1, 1, 2, 1), "num_heads": (1, 1, 2, 2), "mlp_ratios": (2, 2, 2, 2)},
+        variants={
+            "smt_t": Variant({"depths": (2, 2, 8, 1)}, {"in1k": Weights(f"{_URL}/smt_tiny.pth", top1=82.2)}),
+            "smt_s": Variant({"depths": (3, 4, 18, 2)}, {"in1k": Weights(f"{_URL}/smt_small.pth", top1=83.7)}),
+            "smt_b": Variant(_BASE, {"in1k": Weights(f"{_URL}/smt_base.pth", top1=84.3)}),
+            "smt_l": Variant(
+                _LARGE,
+                {
+                    "in22k_ft_in1k": Weights(f"{_URL}/smt_large_22k_224_ft.pth", top1=87.1, notes=(_22K_FIRST,)),
+                    "in22k_ft_in1k_384": Weights(
+                        f"{_URL}/smt_large_22k_384_ft.pth",
+                        top1=88.1,
+                        input_size=384,
+                        crop_pct=1.0,
+                        crop_mode="squash",
+                        notes=(_22K_FIRST,),
+                    ),
+                    "in22k": Weights(f"{_URL}/smt_large_22k.pth", num_classes=21841),
+                },
+            ),
+        },
+    )
+)
