@@ -11,7 +11,6 @@ starts at random there, and it has no layer scale, so that the large model does 
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -22,6 +21,7 @@ from torch import nn
 from backbones.layers.block import MixerBlock
 from backbones.layers.conv import DepthwiseMlp
 from backbones.layers.global_attention import GlobalAttention2d
+from backbones.layers.init import init_fan_out
 from backbones.layers.modulation import ScaleAwareModulation
 from backbones.layers.norm import LayerNorm2d
 from backbones.models._registry import Family, Variant, Weights, register_family
@@ -130,10 +130,7 @@ class SMT(Backbone):
 
     def _init_weights(self, module: nn.Module, name: str) -> None:
         if isinstance(module, nn.Conv2d):
-            fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            init_fan_out(module)
         else:
             super()._init_weights(module, name)
 

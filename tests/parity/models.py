@@ -20,4 +20,6 @@ CLASSIFICATION = {
     "smt/smt_tiny": "smt_t",
     "transxnet/transxnet_s": "transxnet_s",
     "transxnet/transxnet_t": "transxnet_t",
+    "van/van_b0": "van_b0",
+    "van/van_b1": "van_b1",
 }
