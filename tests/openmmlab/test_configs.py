@@ -51,6 +51,8 @@ STEPS = {
         "model.decode_head.transformer_decoder.num_layers": 1,
     },
     "segmentation/overlock/upernet_overlock-t_8xb2-160k_ade20k-512x512": {},
+    "detection/transxnet/mask-rcnn_transxnet-t_fpn_1x_coco": {},
+    "segmentation/transxnet/semantic-fpn_transxnet-t_8xb4-80k_ade20k-512x512": {},
 }
 # (fixture of the authors' dense backbone, config, how the authors' rule finds what is not decayed)
 DECAY_RULES = {
@@ -59,6 +61,7 @@ DECAY_RULES = {
     "biformer/biformer_small-dense": ("detection/biformer/mask-rcnn_biformer-s_fpn_amp-1x_coco", "norm"),
     "overlock/overlock_xt-dense-det": ("detection/overlock/mask-rcnn_overlock-t_fpn_1x_coco", "norm"),
     "overlock/overlock_xt-dense-seg": ("segmentation/overlock/upernet_overlock-t_8xb2-160k_ade20k-512x512", "norm"),
+    "transxnet/transxnet_t-dense": ("detection/transxnet/mask-rcnn_transxnet-t_fpn_1x_coco", "norm"),
 }
 
 
@@ -68,7 +71,7 @@ def _load(name: str) -> Config:
 
 def test_every_published_combination_is_there():
     families = {name.rsplit("/", 1)[0] for name in PATHS}
-    assert families == {f"{task}/{f}" for task in COLUMNS for f in ("maxvit", "biformer", "nat", "dinat", "overlock")}
+    assert families == {f"{task}/{f}" for task in COLUMNS for f in ("maxvit", "biformer", "nat", "dinat", "overlock", "transxnet")}
     assert {name.rsplit("/", 1)[0] for name in STEPS} == families
     methods = {name.rsplit("/", 1)[1].split("_")[0] for name in PATHS}
     assert {name.rsplit("/", 1)[1].split("_")[0] for name in STEPS} == methods

@@ -1,0 +1,9 @@
+_base_ = "retinanet_transxnet-t_fpn_1x_coco.py"
+
+model = dict(
+    backbone=dict(model="transxnet_b", drop_path_rate=0.3),
+    neck=dict(in_channels=[152, 336, 672]),
+)
+published = dict(
+    box_ap=47.6, checkpoint="https://github.com/LMMMEng/TransXNet/releases/download/v1.0/retinanet_base.pth"
+)

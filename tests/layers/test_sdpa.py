@@ -1,0 +1,38 @@
+"""Attention with a learned bias against plain products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backbones.layers.sdpa import biased_attention
+
+
+@pytest.mark.parametrize("bias_shape", [None, (1, 2, 6, 4), (3, 1, 6, 4), (2, 6, 4)])
+@pytest.mark.parametrize("learned", [False, True])
+def test_values_and_gradients(bias_shape, learned):
+    torch.manual_seed(0)
+    shapes = {"q": (3, 2, 6, 5), "k": (3, 2, 4, 5), "v": (3, 2, 4, 7)}
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes.values()]
+    bias = None
+    if bias_shape is not None:
+        bias = torch.randn(bias_shape, dtype=torch.float64, requires_grad=learned)
+        inputs += [bias] if learned else []
+    q, k, v = inputs[:3]
+    scores = q @ k.mT / 5**0.5
+    expected = (scores if bias is None else scores + bias).softmax(-1) @ v
+    weight = torch.randn_like(expected)
+    results = [
+        [out, *torch.autograd.grad((out * weight).sum(), inputs)] for out in (biased_attention(q, k, v, bias), expected)
+    ]
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_the_bias_may_be_of_another_type():
+    q = torch.randn(1, 2, 6, 8, dtype=torch.bfloat16)
+    bias = torch.randn(1, 2, 6, 6, requires_grad=True)
+    out = biased_attention(q, q, q, bias)
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert bias.grad.isfinite().all()
