@@ -29,8 +29,8 @@ def build_model(cfg: Config, device: torch.device | str | None = None) -> nn.Mod
 def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     """Multiply-adds of one image's forward pass: convolutions, linears and attention products.
 
-    Two-stage detectors are counted as published: 1000 regions for every box head, 100 for every mask head; RoIAlign,
-    NMS and auxiliary heads are left out.
+    Two-stage detectors are counted as published: 1000 regions (or the learned proposals) for every box head, 100 for
+    every mask head; RoIAlign, NMS and auxiliary heads are left out.
 
     Args:
         model: A detector or segmentor on the meta device; a head of Mask2Former is moved to the CPU and run.
@@ -49,15 +49,20 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
             query_head(features)
         else:
             head = getattr(model, "rpn_head", None) or model.bbox_head
-            head(features)
+            learned = getattr(head, "num_proposals", 0)  # Sparse R-CNN's proposals are parameters
+            if not learned:
+                head(features)
             if getattr(model, "roi_head", None) is not None:
-                _run_roi_head(model.roi_head)
+                _run_roi_head(model.roi_head, learned)
     return counter.get_total_flops() // 2
 
 
-def _run_roi_head(roi_head: nn.Module) -> None:
-    """Box and mask heads (of all stages of a cascade) on regions of the size that RoIAlign gives."""
-    runs = ((roi_head.bbox_head, roi_head.bbox_roi_extractor, NUM_BOXES),)
+def _run_roi_head(roi_head: nn.Module, learned: int = 0) -> None:
+    """Box and mask heads (of all stages of a cascade) on regions of the size that RoIAlign gives.
+
+    Heads of `learned` proposals also take a feature of each.
+    """
+    runs = ((roi_head.bbox_head, roi_head.bbox_roi_extractor, learned or NUM_BOXES),)
     if roi_head.with_mask:
         runs += ((roi_head.mask_head, roi_head.mask_roi_extractor, NUM_MASKS),)
     for heads, extractors, count in runs:
@@ -65,7 +70,8 @@ def _run_roi_head(roi_head: nn.Module) -> None:
             heads, extractors = [heads], [extractors]
         for head, extractor in zip(heads, extractors):
             side = extractor.roi_layers[0].output_size
-            head(torch.empty(count, extractor.out_channels, *side, device="meta"))
+            regions = torch.empty(count, extractor.out_channels, *side, device="meta")
+            head(regions, *([regions.new_empty(1, count, extractor.out_channels)] if learned else []))
 
 
 def _run_query_head(head: nn.Module, features: Sequence[torch.Tensor]) -> None:

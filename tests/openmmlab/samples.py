@@ -27,7 +27,7 @@ def read(path: str, options: dict[str, Any] | None = None) -> Config:
         small["model.data_preprocessor.pad_size_divisor"] = 32
     if "img_size" in cfg.model.backbone:
         small["model.backbone.img_size"] = 224
-    if "roi_head" in cfg.model:
+    if "rpn_proposal" in cfg.model.get("train_cfg", {}):
         small["model.train_cfg.rpn_proposal.max_per_img"] = small["model.test_cfg.rpn.max_per_img"] = 50
         stages = cfg.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:

@@ -1,0 +1,18 @@
+_base_ = [
+    "../../_base_/models/sparse-rcnn.py",
+    "../../_base_/datasets/coco_box_ms-crop.py",
+    "../../_base_/schedules/coco_3x.py",
+    "../../_base_/detection_runtime.py",
+]
+
+model = dict(
+    backbone=dict(model="smt_s", pretrained="in1k", drop_path_rate=0.2),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
+optim_wrapper = dict(
+    _delete_=True,
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=0.000025, betas=(0.9, 0.999), weight_decay=0.0001),
+    clip_grad=dict(max_norm=1, norm_type=2),
+)
+published = dict(box_ap=50.2, params=102, flops=171)
