@@ -22,7 +22,6 @@ from backbones.layers.block import MixerBlock
 from backbones.layers.conv import DepthwiseMlp
 from backbones.layers.global_attention import GlobalAttention2d
 from backbones.layers.init import init_fan_out
-from backbones.layers.init import init_fan_out
 from backbones.layers.modulation import ScaleAwareModulation
 from backbones.layers.norm import LayerNorm2d
 from backbones.models._registry import Family, Variant, Weights, register_family
