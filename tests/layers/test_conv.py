@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.conv import ConvMlp, ConvNorm, ResidualDepthwiseConv
+from backbones.layers.conv import ConvMlp, ConvNorm, DepthwiseMlp, ResidualDepthwiseConv
 from backbones.layers.head import ConvHead
 from backbones.layers.squeeze_excite import SqueezeExcite
 
@@ -15,14 +15,18 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("args", [{}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "dilation": 2, "groups": 2}])
+@pytest.mark.parametrize(
+    "args",
+    [{}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "dilation": 2, "groups": 2}, {"bias": True}],
+)
 def test_conv_norm(args):
     unit = ConvNorm(4, 6, **args).eval()
     nn.init.normal_(unit.norm.running_mean)
     x = torch.randn(2, 4, 7, 9)
     padding = args.get("dilation", 1) * (args.get("kernel_size", 1) // 2)
     rest = {k: args[k] for k in ("stride", "dilation", "groups") if k in args}
-    y = F.conv2d(x, unit.conv.weight, padding=padding, **rest)
+    y = F.conv2d(x, unit.conv.weight, unit.conv.bias, padding=padding, **rest)
+    assert (unit.conv.bias is not None) == ("bias" in args)
     expected = (y - unit.norm.running_mean.view(-1, 1, 1)) / (1 + 1e-5) ** 0.5
     torch.testing.assert_close(unit(x), expected)
     if "stride" not in args:
@@ -47,6 +51,14 @@ def test_conv_mlp():
     hidden = hidden + mlp.grn.gamma * hidden * response / (response.mean(1, keepdim=True) + 1e-6)
     expected = F.linear(hidden.permute(0, 2, 3, 1), mlp.fc2.weight.flatten(1), mlp.fc2.bias).permute(0, 3, 1, 2)
     torch.testing.assert_close(mlp(x), expected)
+
+
+def test_depthwise_mlp_without_residual():
+    mlp = DepthwiseMlp(4, 12, residual=False)
+    x = torch.randn(2, 5, 6, 4)
+    hidden = F.linear(x, mlp.fc1.weight, mlp.fc1.bias).permute(0, 3, 1, 2)
+    hidden = F.gelu(F.conv2d(hidden, mlp.dwconv.weight, mlp.dwconv.bias, padding=1, groups=12))
+    torch.testing.assert_close(mlp(x), F.linear(hidden.permute(0, 2, 3, 1), mlp.fc2.weight, mlp.fc2.bias))
 
 
 def test_squeeze_excite():
