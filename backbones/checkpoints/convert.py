@@ -244,7 +244,7 @@ def convert(checkpoint: Mapping[str, Any], name: str, source: str, any_head: boo
     args = {}
     if any_head or row.weights.num_classes is None:
         shapeless = timm.create_model(row.name, device="meta")
-        args["num_classes"] = classes_of(row.family.convert_checkpoint(tensors, shapeless)) or 1000
+        args["num_classes"] = classes_of(row.family.convert_checkpoint(tensors, shapeless))
         args["pretrained_cfg_overlay"] = {"num_classes": args["num_classes"]}
     try:
         model = timm.create_model(row.name, device="meta", **row.family.complete, **args)
@@ -266,7 +266,7 @@ def try_out(state: Mapping[str, torch.Tensor], name: str) -> None:
         WeightsError: What comes out is not finite.
     """
     classes = classes_of(state)
-    overlay = {"state_dict": dict(state), "num_classes": classes or 1000}
+    overlay = {"state_dict": dict(state), "num_classes": classes}
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     image = torch.randn(1, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -145,6 +145,16 @@ def test_unstated_class_count_is_that_of_the_file(server, store, monkeypatch):
     assert same(create(), state)
     assert same(create(num_classes=21), state)
     assert create(num_classes=5).head.fc.weight.shape[0] == 5
+
+
+def test_file_without_classifier(server, store, monkeypatch):
+    """Where the table does not say what head a file has, one without any gives a model without one."""
+    state = {key: value for key, value in tiny_state().items() if not key.startswith("head.")}
+    publish(monkeypatch, server.put("x.pth", as_published(state)), num_classes=None)
+    model = create()
+    assert model.num_classes == 0 and same(model, state)
+    model = create(num_classes=5)
+    assert model.head.fc.weight.shape[0] == 5 and all(torch.equal(model.state_dict()[key], state[key]) for key in state)
     assert same(create(features_only=True).model, state, skip=("head.", "norm."))
 
 

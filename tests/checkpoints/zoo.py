@@ -38,6 +38,8 @@ CLASSIFIERS = {
     "maxvit/maxvit_tiny_tf_384": "maxvit_t.in1k_384",
     "smt/smt_base": "smt_b",
     "smt/smt_tiny": "smt_t",
+    "van/van_b0": "van_b0",
+    "van/van_b1": "van_b1",
 }
 #: Fixture of a dense backbone: its model.
 DENSE = {
@@ -48,6 +50,7 @@ DENSE = {
     "overlock/overlock_xt-dense-det": "overlock_xt",
     "overlock/overlock_xt-dense-seg": "overlock_xt",
     "smt/smt_tiny-dense": "smt_t",
+    "van/van_b0-dense": "van_b0",
 }
 
 #: Fixture of a part of a model.
