@@ -143,6 +143,8 @@ def browse(cfg: Config, folder: str | Path, number: int = 8, split: str = "train
             item = data[index]
             sample = item["data_samples"]
             image = item["inputs"].permute(1, 2, 0).numpy()
+            if "gt_instances" in sample and hasattr(sample.gt_instances.bboxes, "tensor"):
+                sample.gt_instances.bboxes = sample.gt_instances.bboxes.tensor
             image = image[..., ::-1] if cfg.model.data_preprocessor.get("bgr_to_rgb") else image
             name = Path(getattr(sample, "img_path", str(index))).stem
             written.append(Path(folder) / f"{len(written):03d}_{name}.png")

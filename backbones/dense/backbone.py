@@ -60,6 +60,11 @@ class Backbone(DenseBackbone):
         self.is_init = False
         self.register_load_state_dict_pre_hook(_take_authors_names)
 
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # mmcv's RoIAlign reads memory as (B, C, H, W), whatever the strides say, and channels_last would reach it
+        # through the neck's convolutions.
+        return tuple(output.contiguous() for output in super().forward(x))
+
     def init_weights(self) -> None:
         """Load what `init_cfg` or `pretrained` names, once.
 
@@ -107,7 +112,8 @@ class Backbone(DenseBackbone):
                 model = self.create_model(pretrained=True, state_dict=tensors)
             # timm's features forgive what is missing; the zoo's models have refused it by now.
             heads = timm.get_pretrained_cfg(self.name).classifier or ()
-            heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+            # A classifier may have a norm beside it.
+            heads = tuple(f"{head.split('.')[0]}." for head in ([heads] if isinstance(heads, str) else heads))
             missing = [key for key in reports[-1].missing if not key.startswith(heads) and "num_batches" not in key]
             if missing:
                 raise RuntimeError(f"{len(missing)} keys missing, such as {missing[0]}")

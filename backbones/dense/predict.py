@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 from backbones.dense.config import DenseError, classes_of, datasets
 from backbones.files import replacing
 
+LEAST_SIDE = 480  # pixels, of the longer side of a picture
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -170,11 +172,36 @@ def make_visualizer(cfg: Config, meta: Mapping[str, Any]) -> Any:
 
 
 def draw_sample(visualizer: Any, image: np.ndarray, sample: Any, path: str | Path, **options: Any) -> None:
-    """Draw a data sample on an RGB image of `(H, W, 3)` and write it to `path`, a PNG, whole."""
+    """Draw a data sample on an RGB image of `(H, W, 3)` and write it to `path`, a PNG, whole.
+
+    Small images are enlarged, as labels have a size of their own.
+    """
+    scale = -(-LEAST_SIDE // max(image.shape[:2]))
+    if scale > 1:
+        image, sample = mmcv.imrescale(image, scale, interpolation="bicubic"), _enlarged(sample, scale)
     with replacing(path) as aside:
         picture = aside.with_suffix(".png")  # OpenCV goes by the suffix
         visualizer.add_datasample("image", image, sample, out_file=str(picture), **options)
         picture.replace(aside)
+
+
+def _enlarged(sample: Any, scale: int) -> Any:
+    """A copy of a data sample for an image of `scale` times the size."""
+    sample = copy.deepcopy(sample)
+    for key, value in sample.items():
+        for name, tensor in value.items():
+            if name == "bboxes":
+                setattr(value, name, getattr(tensor, "tensor", tensor) * scale)
+            elif name == "masks":
+                tensor = tensor if isinstance(tensor, torch.Tensor) else torch.from_numpy(tensor.to_ndarray())
+                setattr(value, name, _repeated(tensor, scale))
+            elif "seg" in key and isinstance(tensor, torch.Tensor):
+                value.set_field(_repeated(tensor, scale), name)
+    return sample
+
+
+def _repeated(maps: torch.Tensor, scale: int) -> torch.Tensor:
+    return maps.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
 def predict(

@@ -51,7 +51,7 @@ def build(cfg: Config, amp: bool = False, auto_scale_lr: bool = False, resume: s
         DenseError: The model cannot be built from the config, or there is nothing to resume from.
         WeightsError: Its starting weights cannot be loaded.
     """
-    _set_up(cfg, amp)
+    adapt(cfg, amp)
     if auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise DenseError("The config has no auto_scale_lr.base_batch_size to scale the learning rate from.")
@@ -90,7 +90,7 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _set_up(cfg: Config, amp: bool) -> None:
+def adapt(cfg: Config, amp: bool) -> None:
     """Mixed precision where asked for; on a CPU, without what mmengine has for GPUs only."""
     wrapper = cfg.get("optim_wrapper")
     if amp and wrapper:

@@ -1,0 +1,299 @@
+"""The command lines of detection and segmentation, on data sets written by hand: train, resume, test, predict, look."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from mmengine.config import Config
+from PIL import Image
+
+from backbones.checkpoints import WeightsError
+from backbones.dense import cli_look, cli_predict, cli_test, cli_train, runner
+from backbones.dense.checkpoint import read
+from backbones.dense.config import load_config, read_categories
+from tests.openmmlab.folders import COLOURS, SIDE, detection_config, segmentation_config, write_ade, write_coco
+
+
+@dataclass
+class Case:
+    """A task's own data, config and finished run."""
+
+    folder: Path
+    config: Path
+    data: Path
+    metric: str
+
+    @property
+    def options(self) -> list[str]:
+        return ["--data-root", str(self.data), "--classes", *COLOURS]
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def last(self) -> str:
+        return (self.run / "last_checkpoint").read_text()
+
+    def train(self, *more: str) -> int:
+        return cli_train.main([str(self.config), *self.options, "--work-dir", str(self.run), *more])
+
+
+def _detection(folder: Path) -> Case:
+    return Case(folder, detection_config(folder / "mine.py"), write_coco(folder / "data"), "coco/bbox_mAP_50")
+
+
+def _segmentation(folder: Path) -> Case:
+    return Case(folder, segmentation_config(folder / "mine.py"), write_ade(folder / "data"), "mIoU")
+
+
+CASES = {"detection": _detection, "segmentation": _segmentation}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def trained(request, tmp_path_factory) -> Case:
+    case = CASES[request.param](tmp_path_factory.mktemp(request.param))
+    assert case.train() == 0
+    return case
+
+
+@pytest.fixture
+def detection(tmp_path) -> Case:
+    return _detection(tmp_path)
+
+
+@pytest.fixture
+def segmentation(tmp_path) -> Case:
+    return _segmentation(tmp_path)
+
+
+def _losses(run: Path) -> list[float]:
+    lines = [json.loads(x) for file in run.glob("*/vis_data/scalars.json") for x in file.read_text().splitlines()]
+    return [line["loss"] for line in sorted(lines, key=lambda line: line["step"]) if "loss" in line]
+
+
+def test_training_learns(trained):
+    losses = _losses(trained.run)
+    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+    assert not [path for path in trained.run.iterdir() if path.name.startswith(".")]
+
+
+def test_testing_measures_what_training_did(trained, capsys, tmp_path):
+    scalars = next(trained.run.glob("*/vis_data/scalars.json")).read_text().splitlines()
+    measured = [row for row in map(json.loads, scalars) if trained.metric in row][-1]
+    args = [str(trained.config), trained.last, *trained.options, "--work-dir", str(tmp_path)]
+    assert cli_test.main(args) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics[trained.metric] == pytest.approx(measured[trained.metric], abs=1e-6)
+    assert trained.metric in capsys.readouterr().out
+    assert metrics[trained.metric] > 0
+
+
+def test_resuming_goes_on(trained, tmp_path):
+    case = Case(tmp_path, trained.config, trained.data, trained.metric)
+    shutil.copytree(trained.run, case.run)  # as after a move: last_checkpoint names a file of the old folder
+    (case.run / "last_checkpoint").write_text("/nowhere/" + Path(trained.last).name)
+    length = "train_cfg.max_epochs=13" if "coco" in trained.metric else "train_cfg.max_iters=26"
+    assert case.train("--resume", "--cfg-options", length) == 0
+    before, after = _losses(trained.run), _losses(case.run)
+    assert after[: len(before)] == before and len(after) == len(before) + 2
+    assert after[-1] < np.mean(before[:3])
+
+
+def test_resumed_training_equals_an_uninterrupted_one(segmentation):
+    exact = segmentation.folder / "exact.py"  # nothing random but the order of images
+    exact.write_text(
+        """_base_ = "mine.py"
+load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", reduce_zero_label=True)]
+train_dataloader = dict(dataset=dict(pipeline=[*load, dict(type="PackSegInputs")]))
+model = dict(decode_head=dict(dropout_ratio=0.0))
+default_hooks = dict(checkpoint=dict(interval=4))
+"""
+    )
+    segmentation.config = exact
+    assert segmentation.train("--cfg-options", "train_cfg.max_iters=8") == 0
+    whole = read(segmentation.run / "iter_8.pth")["state_dict"]
+    segmentation.folder.joinpath("run").rename(segmentation.folder / "whole")
+    assert segmentation.train("--cfg-options", "train_cfg.max_iters=4") == 0
+    assert segmentation.train("--resume", "--cfg-options", "train_cfg.max_iters=8") == 0
+    parts = read(segmentation.run / "iter_8.pth")["state_dict"]
+    for key, value in whole.items():
+        torch.testing.assert_close(parts[key], value, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def test_predicting_draws_and_tells(trained, tmp_path, capsys):
+    images = next(path for path in (trained.data / "val2017", trained.data / "images/validation") if path.is_dir())
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    inputs = [str(images), str(tmp_path / "broken.jpg"), "--score-thr", "0.05", "-o", str(tmp_path / "out")]
+    assert cli_predict.main([str(trained.config), trained.last, *inputs, *trained.options]) == 0
+    assert "broken.jpg" in capsys.readouterr().err
+    told = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [Path(entry["image"]).name for entry in told] == sorted(path.name for path in images.iterdir())
+    for entry in told:
+        with Image.open(tmp_path / "out" / entry["picture"]) as picture, Image.open(entry["image"]) as image:
+            assert picture.size == (512, 512)  # enlarged by a whole number
+            drawn = np.asarray(picture.convert("RGB").resize(image.size, Image.Resampling.BOX)).astype(int)
+            assert np.abs(drawn - np.asarray(image)).max() > 20  # something is drawn
+        if "instances" in entry:
+            for found in entry["instances"]:
+                assert found["category"] in COLOURS and 0.05 <= found["score"] <= 1
+                assert found["segmentation"]["size"] == [SIDE, SIDE]
+        else:
+            assert sum(entry["shares"].values()) == pytest.approx(1, abs=1e-4)
+            with Image.open(tmp_path / "out" / entry["labels"]) as labels:
+                counts = np.bincount(np.asarray(labels).ravel(), minlength=3) / SIDE**2
+            assert entry["shares"] == {n: pytest.approx(c, abs=1e-4) for n, c in zip(COLOURS, counts) if c}
+
+
+def test_curves_are_plotted(trained, capsys, tmp_path):
+    assert cli_look.analyze([str(trained.run), "--out", str(tmp_path / "curves.png")]) == 0
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 800 and len(np.unique(np.asarray(picture.convert("L")))) > 20
+    out = capsys.readouterr().out
+    assert trained.metric in out and re.search(r"iterations\W+24\b", out)
+
+
+def test_browsing_draws_annotations(trained, tmp_path):
+    args = [str(trained.config), *trained.options, "-n", "3", "-o", str(tmp_path)]
+    assert cli_look.browsing(args) == 0
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert len(pictures) == 3
+    with Image.open(pictures[0]) as picture:
+        assert max(picture.size) == 512
+
+
+def test_costs(trained, capsys):
+    assert cli_look.flops([str(trained.config), *trained.options, "--size", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "parameters of backbone" in out and "64 x 64" in out
+
+
+def test_regions_are_read_from_channels_last_features(detection):
+    """mmcv's RoIAlign reads memory, not strides."""
+    cfg = load_config(detection.config, classes=list(COLOURS))
+    model = runner.build_model(cfg)
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
+    boxes = torch.tensor([[0.0, 4.0, 6.0, 40.0, 50.0], [0.0, 0.0, 0.0, 20.0, 16.0]])
+    with torch.no_grad():
+        maps = model.extract_feat(image)
+        found = model.roi_head.bbox_roi_extractor(maps[:1], boxes)
+        expected = torchvision.ops.roi_align(maps[0], boxes, 7, 0.25, -1, aligned=True)
+    torch.testing.assert_close(found, expected)
+
+
+def test_weights_of_another_model(trained, tmp_path, capsys):
+    other = CASES["segmentation" if "coco" in trained.metric else "detection"](tmp_path)
+    args = [str(other.config), trained.last, *other.options, "--work-dir", str(tmp_path / "run")]
+    assert cli_test.main(args) == 2
+    assert re.search(r"of another model: .*give the config that it was trained with", capsys.readouterr().err)
+
+
+def test_weights_for_another_number_of_classes(trained, tmp_path, capsys):
+    images = str(next(trained.data.rglob("*.jpg")))
+    args = [str(trained.config), trained.last, images, "-o", str(tmp_path), "--classes", "one", "two"]
+    assert cli_predict.main(args) == 2
+    assert "of another model" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_that_run_code_are_refused(detection, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"state_dict": {}, "meta": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(WeightsError, match="Python objects"):
+        read(tmp_path / "evil.pth")
+    options = ["--cfg-options", f"load_from={tmp_path / 'evil.pth'}"]
+    assert detection.train(*options) == 2
+    assert not (tmp_path / "executed").exists()
+
+
+BAD_DETECTION = {
+    "nothing of that name": ("--cfg-options", ["model.type=Mask"], "is not in the .* registry"),
+    "stages": ("--cfg-options", ["model.backbone.out_indices=[0,1,2,9]"], r"out_indices .* from 0 to 3"),
+    "channels": ("--cfg-options", ["model.neck.in_channels=[1,2,3,4]"], r"gives \[32, 32, 64, 64\]"),
+    "model": ("--cfg-options", ["model.backbone.model=nat_q"], "did you mean nat_"),
+    "annotations": ("--data-root", ["elsewhere"], "annotations elsewhere/annotations/instances_train2017.json"),
+    "names": ("--classes", ["red", "green", "purple"], "categories red, green, blue, but not purple"),
+    "order": ("--classes", ["green", "red", "blue"], "in the order red, green, blue"),
+    "twice": ("--classes", ["red", "red"], "name each once"),
+    "weights": ("--cfg-options", ["load_from=nowhere.pth"], "nowhere.pth"),
+    "checkpoint": ("--resume", ["nowhere.pth"], "no checkpoint nowhere.pth"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DETECTION)
+def test_bad_detection(case, detection, capsys, monkeypatch):
+    flag, values, message = BAD_DETECTION[case]
+    monkeypatch.chdir(detection.folder)
+    assert detection.train(flag, *values) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and re.search(message, last), last
+
+
+def test_heads_and_classes_must_agree(detection, capsys):
+    assert detection.train("--cfg-options", "model.roi_head.bbox_head.num_classes=3", "--classes", *COLOURS) == 0
+    capsys.readouterr()
+    args = [str(detection.config), "--data-root", str(detection.data), "--work-dir", str(detection.run)]
+    more = ["--cfg-options", f"train_dataloader.dataset.metainfo.classes={tuple(COLOURS)}".replace(" ", "")]
+    assert cli_train.main([*args, *more]) == 2
+    assert "has 80 classes, but train_dataloader.dataset has 3 (red, green, blue)" in capsys.readouterr().err
+
+
+def test_unreadable_image(detection, capsys):
+    image = detection.data / "train2017/000000000003.jpg"
+    image.write_bytes(b"no image")
+    assert detection.train() == 2
+    assert f"The image {image} cannot be read" in capsys.readouterr().err
+
+
+def test_missing_image(detection, capsys):
+    (detection.data / "train2017/000000000003.jpg").unlink()
+    assert detection.train() == 2
+    assert "000000000003.jpg is not there" in capsys.readouterr().err
+
+
+def test_bad_segmentation_maps(segmentation, capsys):
+    path = segmentation.data / "annotations/training/ADE_00000002.png"
+    Image.fromarray(np.full((SIDE, SIDE), 9, np.uint8)).save(path)
+    assert segmentation.train() == 2
+    assert re.search(r"00000002.png holds the number 9, but .* 3 classes, numbered 1 to 3", capsys.readouterr().err)
+    path.write_bytes(b"no image")
+    assert segmentation.train() == 2
+    assert "cannot be read as an image" in capsys.readouterr().err
+    shutil.rmtree(segmentation.data / "annotations")
+    assert segmentation.train() == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_unknown_config(capsys):
+    assert cli_train.main(["configs/detection/nat/mask-rcnn_nat-q_fpn_amp-ms-crop-3x_coco.py"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_categories_of_a_large_file(tmp_path):
+    """They are found without reading what comes before and after."""
+    path = tmp_path / "large.json"
+    names = [f"{i} {'x' * 600}" for i in range(400)]
+    filler = ", ".join('{"id": 1}' for _ in range(50_000))
+    categories = json.dumps([{"id": i, "name": name} for i, name in enumerate(names)])
+    path.write_text(f'{{"annotations": [{filler}], "categories": {categories}, "images": [{filler}]}}')
+    assert read_categories(path) == names
+
+
+def test_mixed_precision_configs_run_on_a_cpu():
+    cfg = Config(dict(optim_wrapper=dict(type="AmpOptimWrapper", loss_scale="dynamic"), sync_bn="torch"))
+    runner.adapt(cfg, amp=True)
+    gpu = torch.cuda.is_available()
+    assert cfg.optim_wrapper.type == ("AmpOptimWrapper" if gpu else "OptimWrapper")
+    assert cfg.sync_bn == ("torch" if gpu else None)
