@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-import timm
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -13,6 +12,7 @@ from mmengine.registry import init_default_scope
 
 from backbones.dense.config_table import COLUMNS, CONFIGS, config_paths
 from backbones.dense.costs import build_model
+from backbones.models import family_of
 from backbones.profiling import count_parameters
 from tests.openmmlab.samples import detection_batch, read, segmentation_batch
 from tests.parity.parity import load
@@ -53,10 +53,16 @@ STEPS = {
     "segmentation/overlock/upernet_overlock-t_8xb2-160k_ade20k-512x512": {},
     "detection/transxnet/mask-rcnn_transxnet-t_fpn_1x_coco": {},
     "segmentation/transxnet/semantic-fpn_transxnet-t_8xb4-80k_ade20k-512x512": {},
+    "detection/shvit/mask-rcnn_shvit-s4_fpn_1x_coco": {},
+    "detection/shvit/retinanet_shvit-s4_fpn_1x_coco": {},
     "detection/smt/mask-rcnn_smt-s_fpn_ms-crop-3x_coco": {},
     "detection/smt/atss_smt-s_fpn_ms-crop-3x_coco": {},
     "detection/smt/sparse-rcnn_smt-s_fpn_300-proposals_ms-crop-3x_coco": {},
     "segmentation/smt/upernet_smt-s_8xb2-160k_ade20k-512x512": {},
+    "detection/van/mask-rcnn_van-b2_fpn_1x_coco": {},
+    "detection/van/retinanet_van-b2_fpn_1x_coco": {},
+    "segmentation/van/semantic-fpn_van-b0_8xb4-40k_ade20k-512x512": {},
+    "segmentation/van/upernet_van-b0_8xb2-160k_ade20k-512x512": {},
 }
 # (fixture of the authors' dense backbone, config, how the authors' rule finds what is not decayed)
 DECAY_RULES = {
@@ -67,6 +73,7 @@ DECAY_RULES = {
     "overlock/overlock_xt-dense-seg": ("segmentation/overlock/upernet_overlock-t_8xb2-160k_ade20k-512x512", "norm"),
     "transxnet/transxnet_t-dense": ("detection/transxnet/mask-rcnn_transxnet-t_fpn_1x_coco", "norm"),
     "smt/smt_tiny-dense": ("detection/smt/mask-rcnn_smt-s_fpn_ms-crop-3x_coco", "norm"),
+    "van/van_b0-dense": ("segmentation/van/upernet_van-b0_8xb2-160k_ade20k-512x512", "norm"),
 }
 
 
@@ -76,8 +83,9 @@ def _load(name: str) -> Config:
 
 def test_every_published_combination_is_there():
     families = {name.rsplit("/", 1)[0] for name in PATHS}
-    named = ("maxvit", "biformer", "nat", "dinat", "overlock", "transxnet", "smt")
-    assert families == {f"{task}/{f}" for task in COLUMNS for f in named}
+    named = ("maxvit", "biformer", "nat", "dinat", "overlock", "transxnet", "smt", "van")
+    both = {f"{task}/{f}" for task in COLUMNS for f in named}
+    assert families == {*both, "detection/shvit"}
     assert {name.rsplit("/", 1)[0] for name in STEPS} == families
     methods = {name.rsplit("/", 1)[1].split("_")[0] for name in PATHS}
     assert {name.rsplit("/", 1)[1].split("_")[0] for name in STEPS} == methods
@@ -95,7 +103,7 @@ def test_config_says_what_its_name_says(name):
     stem, backbone = name.rsplit("/", 1)[1], cfg.model.backbone
     assert backbone.type == "backbones.Backbone"
     assert backbone.model.replace("_", "-").removesuffix("-11x11") == stem.split("_")[1]
-    assert f"{backbone.model}.{backbone.pretrained}" in timm.list_models(module="backbones", pretrained=True)
+    assert backbone.pretrained in family_of(backbone.model).variants[backbone.model].weights
     assert cfg.custom_imports.imports[0] == "backbones.dense"
     assert cfg.default_scope == ("mmdet" if name.startswith("detection") else "mmseg")
     assert ("amp" in re.split("[_-]", stem)) == (cfg.optim_wrapper.type == "AmpOptimWrapper")
