@@ -73,6 +73,7 @@ class DenseBackbone(nn.Module):
             raise ValueError(f'out_norm must be "published", "layer", "batch", "group" or None, not {out_norm!r}')
         self.name = checked_name(model)
         self.family = _family(self.name)
+        self._ours = self.family is not None and not self.family.built_by_timm
         if out_norm == "published":
             out_norm = self.family.dense_norm_type if self.family else "layer"
         dd = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
@@ -91,7 +92,7 @@ class DenseBackbone(nn.Module):
         last = self.out_indices[-1]
         inner = self.family.dense_trunk_norms if self.family else ()
         eps = self.family.dense_norm_eps if self.family else 1e-5
-        if self.family and _norms_stages(self.model):
+        if self._ours and _norms_stages(self.model):
             for stage in self.model.stages:
                 stage.norm.eps = eps
             out_norm = None if out_norm == "layer" else out_norm
@@ -118,8 +119,10 @@ class DenseBackbone(nn.Module):
         """
         args = dict(self._args)
         if overlay:
+            if self.family and not self._ours and "state_dict" in overlay:  # timm knows its own names only
+                overlay["state_dict"] = self.family.rename(overlay["state_dict"])
             args["pretrained_cfg_overlay"] = overlay
-        if self.family is not None:
+        if self._ours:
             model = _build(self.name, pretrained, num_classes=0, **args)
             self._check_ranges(len(model.feature_info))
             model.prune_intermediate_layers(list(self.out_indices), prune_norm=not _norms_stages(model))
@@ -143,7 +146,12 @@ class DenseBackbone(nn.Module):
     @property
     def trunk(self) -> nn.Module:
         """The model itself, out of timm's wrapper of features where that keeps it whole."""
-        return self.model if self.family is not None else getattr(self.model, "model", self.model)
+        return self.model if self._ours else getattr(self.model, "model", self.model)
+
+    @property
+    def _prefix(self) -> str:
+        """Of the trunk's keys."""
+        return "model." if self.trunk is self.model else "model.model."
 
     def _info(self) -> list[dict[str, Any]]:
         """Channels, stride and module of every feature map that the whole model has."""
@@ -180,7 +188,7 @@ class DenseBackbone(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if self.family is not None:
+        if self._ours:
             outputs = self.model.forward_dense(x, self.out_norms)
             return tuple(outputs[i] for i in self.out_indices)
         outputs = self.model(x)
@@ -200,26 +208,26 @@ class DenseBackbone(nn.Module):
         """
         if self.family is None:
             return dict(checkpoint)
-        own, converted = self.state_dict(), {}
-        unprefixed = {key.removeprefix("model."): value for key, value in checkpoint.items()}
-        for key, value in self.family.convert_checkpoint(unprefixed, self.model).items():
+        own, converted, prefix = self.state_dict(), {}, self._prefix
+        unprefixed = {key.removeprefix(prefix): value for key, value in checkpoint.items()}
+        for key, value in self.family.convert_checkpoint(unprefixed, self.trunk).items():
             match = self.family.dense_norm and re.match(self.family.dense_norm, key)
             if match:
                 key = f"out_norms.{match[1]}.{key[match.end() :]}"
             elif not key.startswith("out_norms."):
-                key = f"model.{key}"
+                key = f"{prefix}{key}"
             if key in own or not self._is_left_out(key):
                 converted[key] = value
         return converted
 
     def _is_left_out(self, key: str) -> bool:
         """Whether a dense checkpoint's key belongs to an output, or a stage, that this backbone does not return."""
-        last = self.out_indices[-1]
-        match = re.match(r"(out_norms|model\.stages)\.(\d+)\.", key)
+        last, key = self.out_indices[-1], key.removeprefix(self._prefix)
+        match = re.match(r"(out_norms|stages)\.(\d+)\.", key)
         if match:
             return int(match[2]) > last or (match[1] == "out_norms" and int(match[2]) not in self.out_indices)
         only = self.family.dense_only
-        return bool(only and last + 1 < self.levels and re.match(only, key.removeprefix("model.")))
+        return bool(only and last + 1 < self.levels and re.match(only, key))
 
 
 def checked_name(name: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 import timm
 import torch
 
+from backbones.checkpoints import renamed
 from backbones.files import replacing
-from backbones.models import family_of, list_models
+from backbones.models import family_of, list_known
 from backbones.profiling import count_macs, count_parameters
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -29,9 +29,7 @@ def measure(name: str) -> list[str]:
     cfg = timm.get_pretrained_cfg(name)
     model = timm.create_model(name, device="meta")
     size = cfg.input_size
-    top1 = next(
-        (m[1] for note in cfg.notes or () if (m := re.match(r"published ImageNet-1K top-1: ([\d.]+)", note))), ""
-    )
+    top1 = family.variants[name].weights[cfg.tag].top1
     return [
         f"`{name}`",
         family.paper_ids.removeprefix("arXiv:"),
@@ -50,7 +48,7 @@ def parity_errors() -> dict[str, float]:
     errors: dict[str, float] = {}
     for path, name in CLASSIFICATION.items():
         fixture = load(README.parent / "tests/parity/fixtures" / f"{path}.json.gz")
-        overlay = {"state_dict": official_state_dict(fixture)}
+        overlay = {"state_dict": renamed(official_state_dict(fixture), name)}
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
         name = name.split(".")[0]
         with torch.inference_mode():
@@ -72,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="compare only; parity errors are left to the test suite")
     check = parser.parse_args(argv).check
     text = README.read_text(encoding="utf-8")
-    measured = {name: measure(name) for name in list_models()}
+    measured = {name: measure(name) for name in list_known()}
     if check:
         found = read_table(text)
         wrong = [name for name in measured if found.get(name, [])[:5] != measured[name]]

@@ -1,10 +1,10 @@
 """Pretrained weights: where they come from, the local store, conversion, verification, export."""
 
-from backbones.checkpoints.convert import load_into, read_checkpoint
+from backbones.checkpoints.convert import load_into, read_checkpoint, renamed
 from backbones.checkpoints.errors import WeightsError
 from backbones.checkpoints.identify import Candidate, identify
 from backbones.checkpoints.store import Record, Store
-from backbones.checkpoints.weights import convert_file, get, locate, pretrained_args
+from backbones.checkpoints.weights import convert_file, get, load, locate, pretrained_args
 
 __all__ = [
     "Candidate",
@@ -14,8 +14,10 @@ __all__ = [
     "convert_file",
     "get",
     "identify",
+    "load",
     "load_into",
     "locate",
     "pretrained_args",
     "read_checkpoint",
+    "renamed",
 ]

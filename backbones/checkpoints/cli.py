@@ -18,8 +18,8 @@ from backbones.checkpoints.export import export
 from backbones.checkpoints.identify import identify
 from backbones.checkpoints.store import ENVIRONMENT, Store, default_folder
 from backbones.checkpoints.table import in_store, readme, rows
-from backbones.checkpoints.weights import convert_file, get
-from backbones.models import list_models
+from backbones.checkpoints.weights import convert_file, get, load
+from backbones.models import list_known
 
 _SHOWN = 10  # differences of each kind
 
@@ -69,7 +69,7 @@ def _list(args: argparse.Namespace, store: Store) -> int:
         table.add_column(
             heading, no_wrap=True, justify="right" if heading in ("parameters", "image", "top-1") else "left"
         )
-    for row in rows(list_models(args.filter)):
+    for row in rows(list_known(args.filter)):
         table.add_row(*row.cells(), row.kind, in_store(row, store))
     if not table.row_count:
         raise WeightsError(f"No model matches {args.filter!r}.")
@@ -81,7 +81,7 @@ def _list(args: argparse.Namespace, store: Store) -> int:
 def _matching(pattern: str) -> list[str]:
     if not any(sign in pattern for sign in "*?["):
         return [entry(pattern).name]
-    found = list_models(pattern, pretrained=True)
+    found = list_known(pattern, pretrained=True)
     if not found:
         raise WeightsError(f"No weights match {pattern!r}: `tools/checkpoint.py list` shows all.")
     return found
@@ -113,7 +113,7 @@ def _verify(args: argparse.Namespace, store: Store) -> int:
                 raise WeightsError(
                     f"{name} is not in the store {store.folder} as a file with a record: `get` or `convert` it first."
                 )
-            timm.create_model(row.name, pretrained=True, cache_dir=store.folder)
+            load(row.name, store)
             print(f"ok      {name}")
         except WeightsError as error:
             print(f"FAILED  {name}")

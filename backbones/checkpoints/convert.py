@@ -221,6 +221,18 @@ def _likeliest(tensors: Mapping[str, torch.Tensor], source: str, name: str) -> s
     return f"this looks like {describe(found)}" if found else "it looks like no model of the zoo"
 
 
+def renamed(checkpoint: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """Weights under timm's names, where timm builds the model `name` and the zoo knows the authors' names of it.
+
+    Those of other models are returned as they are: the zoo's own rename them on loading.
+    """
+    try:
+        family = family_of(name)
+    except KeyError:
+        return dict(checkpoint)
+    return family.rename(checkpoint) if family.built_by_timm else dict(checkpoint)
+
+
 def classes_of(state: Mapping[str, torch.Tensor], classifier: str = "head.fc") -> int:
     """Classes of the head in a converted state dict, 0 if it has none."""
     weight = state.get(f"{classifier}.weight")
@@ -244,7 +256,7 @@ def convert(checkpoint: Mapping[str, Any], name: str, source: str, any_head: boo
     args = {}
     if any_head or row.weights.num_classes is None:
         shapeless = timm.create_model(row.name, device="meta")
-        args["num_classes"] = classes_of(row.family.convert_checkpoint(tensors, shapeless))
+        args["num_classes"] = classes_of(row.family.convert_checkpoint(tensors, shapeless), row.family.classifier)
         args["pretrained_cfg_overlay"] = {"num_classes": args["num_classes"]}
     try:
         model = timm.create_model(row.name, device="meta", **row.family.complete, **args)
@@ -265,7 +277,7 @@ def try_out(state: Mapping[str, torch.Tensor], name: str) -> None:
     Raises:
         WeightsError: What comes out is not finite.
     """
-    classes = classes_of(state)
+    classes = classes_of(state, entry(name).family.classifier)
     overlay = {"state_dict": dict(state), "num_classes": classes}
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
     image = torch.randn(1, *model.pretrained_cfg["input_size"], generator=torch.Generator().manual_seed(0))

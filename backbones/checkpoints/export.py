@@ -13,6 +13,7 @@ from torch import nn
 from backbones.checkpoints.convert import Entry, classes_of, convert, entry, read_checkpoint
 from backbones.checkpoints.errors import WeightsError
 from backbones.checkpoints.store import Store, save_tensors
+from backbones.checkpoints.weights import load
 
 _CARD = """---
 tags:
@@ -61,11 +62,10 @@ def export(name: str, folder: str | Path, checkpoint: str | Path | None = None, 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WeightsError(f"{folder} exists and is not an empty folder: name another one.")
     if checkpoint is None:
-        cache = (store or Store()).folder
-        model, source = timm.create_model(row.name, pretrained=True, cache_dir=cache), _published(row)
+        model, source = load(row.name, store), _published(row)
     else:
         state = convert(read_checkpoint(checkpoint), row.name, str(checkpoint), any_head=True)
-        overlay = {"state_dict": state, "num_classes": classes_of(state)}
+        overlay = {"state_dict": state, "num_classes": classes_of(state, row.family.classifier)}
         model = timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay=overlay)
         source = "a checkpoint of your own"
     aside = folder.with_name(f".{folder.name}.new")

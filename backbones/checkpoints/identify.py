@@ -16,7 +16,7 @@ from torch import nn
 
 from backbones.checkpoints.convert import CONVERSION_ERRORS, tensors_of
 from backbones.dense_backbone import DenseBackbone
-from backbones.models import family_of, list_models
+from backbones.models import family_of, list_known
 from backbones.models._registry import Family
 
 _UNKNOWN = 0.3  # share of keys below which nothing is recognised
@@ -59,7 +59,7 @@ def _shapes(state: Mapping[str, torch.Tensor], family: Family) -> dict[str, tupl
     found = {}
     for key, value in state.items():
         shape = tuple(value.shape)
-        if key.endswith(("head.fc.weight", "head.fc.bias")):
+        if key.endswith((f"{family.classifier}.weight", f"{family.classifier}.bias")):
             shape = shape[1:]
         elif key.endswith(f"{family.first_conv}.weight"):
             shape = (shape[0], *shape[2:])
@@ -102,7 +102,7 @@ def _patterns(model: str) -> frozenset[str]:
 def _likely_families(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[Family, list[str]]]:
     """Families, with their models, whose names are most like the file's, so that few models need to be built."""
     families: dict[int, list[str]] = {}
-    for model in list_models():
+    for model in list_known():
         families.setdefault(id(family_of(model)), []).append(model)
     examples = {_pattern(key): key for key in reversed(tensors)}
     some = {key: tensors[key] for key in examples.values()}

@@ -10,7 +10,7 @@ import timm
 from backbones.checkpoints.convert import Entry, entry
 from backbones.checkpoints.store import Store
 from backbones.checkpoints.weights import dropped
-from backbones.models import list_models
+from backbones.models import list_known
 from backbones.models._registry import Family, Weights
 
 _HEADER = """# Pretrained weights
@@ -78,7 +78,7 @@ def _origin(weights: Weights) -> tuple[str, str]:
 def rows(names: list[str] | None = None) -> Iterator[Row]:
     """A row for every tag of the models `names`, of all if None."""
     counts: dict[str, float] = {}
-    for model in list_models() if names is None else names:
+    for model in list_known() if names is None else names:
         for tag in entry(model).family.variants[model].weights:
             one = entry(f"{model}.{tag}")
             args = repr((model, sorted(one.weights.args.items())))

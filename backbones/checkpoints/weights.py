@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import timm
 import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg, resolve_pretrained_cfg
 from torch import nn
@@ -119,7 +120,7 @@ def _put(store: Store, row: Entry, state: Mapping[str, torch.Tensor], source: st
         source=source,
         source_sha256=digest,
         license=row.family.license,
-        num_classes=classes_of(state),
+        num_classes=classes_of(state, row.family.classifier),
     )
 
 
@@ -168,6 +169,20 @@ def _from_hub(repository: str) -> Path:
     except OSError as error:  # the hub's own errors derive from it
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise WeightsError(f"Cannot fetch {repository} from the Hugging Face Hub: {reason}.") from error
+
+
+def load(name: str, store: Store | None = None) -> nn.Module:
+    """The model `name` (with or without tag) with its published weights, those in the store first.
+
+    Models that timm builds know nothing of the store; here they are loaded from it, too.
+
+    Raises:
+        WeightsError: As for `locate`.
+    """
+    row, store = entry(name), store or Store()
+    if not row.family.built_by_timm:
+        return timm.create_model(row.name, pretrained=True, cache_dir=store.folder)
+    return timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay={"file": str(locate(row.name, store))})
 
 
 def convert_file(path: str | Path, name: str, store: Store | None = None) -> Path:

@@ -1,6 +1,6 @@
 """The model families; importing this package registers them with timm."""
 
-from backbones.models import biformer, maxvit, nat, overlock, smt, transxnet, van  # noqa: F401
-from backbones.models._registry import family_of, list_models
+from backbones.models import biformer, maxvit, nat, overlock, shvit, smt, transxnet, van  # noqa: F401
+from backbones.models._registry import family_of, list_known, list_models
 
-__all__ = ["family_of", "list_models"]
+__all__ = ["family_of", "list_known", "list_models"]

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from typing import Any
 
 import timm
@@ -82,9 +83,10 @@ class Family:
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
         complete: Constructor arguments of a model with every part that the published files hold (training heads).
-        first_conv: Name of the image convolution.
+        first_conv, classifier: Names of the image convolution and of the classifier.
         reduction: Stride of the last map.
         interpolation: Resizing of evaluation images.
+        built_by_timm: timm has the models: none is registered; the family knows the authors' files and dense form.
     """
 
     model: type[nn.Module]
@@ -104,8 +106,10 @@ class Family:
     tiny: Mapping[str, Any] = field(default_factory=dict)
     complete: Mapping[str, Any] = field(default_factory=dict)
     first_conv: str = "stem.conv1"
+    classifier: str = "head.fc"
     reduction: int = 32
     interpolation: str = "bicubic"
+    built_by_timm: bool = False
 
     def pretrained_cfg(self, weights: Weights) -> dict[str, Any]:
         """timm's pretrained cfg of `weights`."""
@@ -123,7 +127,7 @@ class Family:
             "mean": weights.mean,
             "std": weights.std,
             "first_conv": self.first_conv,
-            "classifier": "head.fc",
+            "classifier": self.classifier,
             "license": self.license,
             "origin_url": self.origin_url,
             "paper_name": self.paper_name,
@@ -195,11 +199,17 @@ def _make_entry_point(name: str, family: Family, variant: Variant) -> Callable[.
 
 
 def register_family(family: Family) -> Family:
-    """Register every variant with timm, as a model of the module `backbones`.
+    """Register every variant with timm, as a model of the module `backbones`, unless timm has it.
 
     Raises:
-        ValueError: A name is already taken, by timm or by another family.
+        ValueError: A name is already taken, by timm or by another family; or timm has no such model, though it should.
     """
+    if family.built_by_timm:
+        for name in family.variants:
+            if not _timm_has(name):
+                raise ValueError(f"timm has no model {name!r}: update timm")
+            _FAMILY_OF[name] = family
+        return family
     package = sys.modules[_PACKAGE]
     cfgs = package.__dict__.setdefault("default_cfgs", {})
     for name, variant in family.variants.items():
@@ -226,3 +236,12 @@ def list_models(filter: str = "", pretrained: bool = False) -> list[str]:
         pretrained: List `name.tag` of every published set of weights instead.
     """
     return timm.list_models(filter, module=_PACKAGE, pretrained=pretrained)
+
+
+def list_known(filter: str = "", pretrained: bool = False) -> list[str]:
+    """As `list_models`, with the models that timm builds and the zoo has the authors' files and dense form of."""
+    served = [name for name, family in _FAMILY_OF.items() if family.built_by_timm]
+    if pretrained:
+        served = [f"{name}.{tag}" for name in served for tag in family_of(name).variants[name].weights]
+    served = [name for name in served if not filter or fnmatch(name, filter)]
+    return list_models(filter, pretrained) + sorted(served)

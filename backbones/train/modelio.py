@@ -18,7 +18,7 @@ from timm.models import get_arch_pretrained_cfgs, load_state_dict, resolve_model
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from backbones.checkpoints import WeightsError
+from backbones.checkpoints import WeightsError, renamed
 from backbones.checkpoints.store import file_sha256
 from backbones.train.report import LoadReport, load_report, record_loading
 
@@ -240,7 +240,7 @@ def _build(
 
 def _load_file(source: _Source, use_ema: bool, **kwargs: Any) -> tuple[nn.Module, LoadReport]:
     """Builds the model and loads its file strictly, under its own keys or through the mapping of the authors' ones."""
-    state = _read_weights(source.checkpoint, use_ema)
+    state = renamed(_read_weights(source.checkpoint, use_ema), source.name)
     model, _ = _build(source.name, False, **kwargs)
     misfit = _misfit(model, state)
     if not misfit:

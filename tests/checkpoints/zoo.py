@@ -36,6 +36,8 @@ CLASSIFIERS = {
     "maxvit/maxvit_tiny_tf_224-dense": "maxvit_t",
     "maxvit/maxvit_small_tf_224": "maxvit_s",
     "maxvit/maxvit_tiny_tf_384": "maxvit_t.in1k_384",
+    "shvit/shvit_s1": "shvit_s1",
+    "shvit/shvit_s3": "shvit_s3",
     "smt/smt_base": "smt_b",
     "smt/smt_tiny": "smt_t",
     "van/van_b0": "van_b0",
@@ -49,12 +51,14 @@ DENSE = {
     "biformer/biformer_small-dense": "biformer_s",
     "overlock/overlock_xt-dense-det": "overlock_xt",
     "overlock/overlock_xt-dense-seg": "overlock_xt",
+    "shvit/shvit_s1-dense": "shvit_s1",
+    "shvit/shvit_s4-fpn-maskrcnn": "shvit_s4",
     "smt/smt_tiny-dense": "smt_t",
     "van/van_b0-dense": "van_b0",
 }
 
 #: Fixture of a part of a model.
-PARTS = ("biformer/bra-op", "dinat/na2d-module", "dinat/na2d-op", "overlock/contmix-block")
+PARTS = ("shvit/shvit_s1-fused", "biformer/bra-op", "dinat/na2d-module", "dinat/na2d-op", "overlock/contmix-block")
 
 
 def fixtures(table: Iterable[str]) -> list[str]:

@@ -31,6 +31,7 @@ DENSE = {
     "dinat/dinat_mini-seg": ({"model": "dinat_m", "dilations": "ade20k"}, 1e-5),
     "overlock/overlock_xt-dense-det": ({"model": "overlock_xt", "overview_out": True}, 1e-4),
     "overlock/overlock_xt-dense-seg": ({"model": "overlock_xt"}, 1e-4),
+    "shvit/shvit_s1-dense": ({"model": "shvit_s1", "out_indices": (0, 1, 2)}, 1e-5),
     "smt/smt_tiny-dense": ({"model": "smt_t"}, 2e-5),
     "transxnet/transxnet_t-dense": ({"model": "transxnet_t"}, 2e-5),
 }
@@ -87,7 +88,7 @@ def test_every_dense_fixture_is_tested():
 def test_published_detectors_compute_what_the_authors_do(path, tmp_path):
     fixture = load(FIXTURES / f"{path}.json.gz")
     args, tolerance = DENSE[path]
-    detector = Detector(build(**args, out_indices=(0, 1, 2, 3)))
+    detector = Detector(build(**{"out_indices": (0, 1, 2, 3), **args}))
     file = detector_file(tmp_path / "detector.pth", detector, official_state_dict(fixture))
     load_checkpoint(detector, str(file), strict=True)
     backbone = detector.backbone.eval()

@@ -20,7 +20,9 @@ SIDE = 64
 def read(path: str, options: dict[str, Any] | None = None) -> Config:
     """A config below `configs/` for images of `SIDE` pixels and few regions, without weights and stochastic depth."""
     cfg = Config.fromfile(CONFIGS / path)
-    small = {"model.backbone.pretrained": False, "model.backbone.drop_path_rate": 0.0}
+    small = {"model.backbone.pretrained": False}
+    if "drop_path_rate" in cfg.model.backbone:
+        small["model.backbone.drop_path_rate"] = 0.0
     if cfg.model.data_preprocessor.get("size"):
         small["model.data_preprocessor.size"] = (SIDE, SIDE)
     else:

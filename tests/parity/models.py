@@ -16,6 +16,8 @@ CLASSIFICATION = {
     "nat/nat_small": "nat_s",
     "overlock/overlock_t": "overlock_t",
     "overlock/overlock_xt": "overlock_xt",
+    "shvit/shvit_s1": "shvit_s1",
+    "shvit/shvit_s3": "shvit_s3",
     "smt/smt_base": "smt_b",
     "smt/smt_tiny": "smt_t",
     "transxnet/transxnet_s": "transxnet_s",

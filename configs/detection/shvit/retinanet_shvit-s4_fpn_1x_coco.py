@@ -1,0 +1,25 @@
+_base_ = [
+    "../../_base_/models/retinanet.py",
+    "../../_base_/datasets/coco_box.py",
+    "../../_base_/schedules/coco_1x.py",
+    "../../_base_/detection_runtime.py",
+]
+custom_imports = dict(imports=["backbones.dense", "backbones.dense.necks"], allow_failed_imports=False)
+
+model = dict(
+    # strides 16, 32 and 64, without norms; the neck adds 8 and 128
+    backbone=dict(model="shvit_s4", pretrained="in1k", out_indices=(0, 1, 2), norm_eval=True),
+    neck=dict(
+        _delete_=True,
+        type="backbones.TransposedFPN",
+        in_channels=[224, 336, 448],
+        out_channels=256,
+        num_outs=5,
+        num_extra_trans_convs=1,
+    ),
+)
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True))  # everything is decayed
+published = dict(
+    box_ap=38.8,
+    checkpoint="https://github.com/ysj9909/SHViT/releases/download/v1.0/retinanet_shvit_s4_1x_coco.pth",
+)
