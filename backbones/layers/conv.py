@@ -15,6 +15,7 @@ class ConvNorm(nn.Module):
     Args:
         in_dim, dim: Channels in and out.
         kernel_size, stride, padding, dilation, groups, bias: As in `nn.Conv2d`; by default "same" padding.
+        eps: Of the BatchNorm.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class ConvNorm(nn.Module):
         dilation: int = 1,
         groups: int = 1,
         bias: bool = False,
+        eps: float = 1e-5,
         device=None,
         dtype=None,
     ) -> None:
@@ -35,7 +37,7 @@ class ConvNorm(nn.Module):
         if padding is None:
             padding = dilation * (kernel_size // 2)
         self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride, padding, dilation, groups, bias, **dd)
-        self.norm = nn.BatchNorm2d(dim, **dd)
+        self.norm = nn.BatchNorm2d(dim, eps=eps, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(x))

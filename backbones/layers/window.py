@@ -51,7 +51,7 @@ def _real_tokens(height: int, width: int, p: int, q: int, grid: bool, device: to
     return (grid_partition if grid else window_partition)(real, (p, q))[0, :, :, 0]
 
 
-def _gather_indices(
+def gather_indices(
     height: int, width: int, p: int, q: int, grid: bool, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Partition and merge as gathers along the flattened map, with indices that have a single axis.
@@ -169,7 +169,7 @@ class WindowAttention(nn.Module):
         """
         b, height, width, _ = x.shape
         p, q = self.window_size
-        position, real, token = _gather_indices(height, width, p, q, self.grid, x.device)
+        position, real, token = gather_indices(height, width, p, q, self.grid, x.device)
         x = x.flatten(1, 2).index_select(1, position).flatten(0, 1)
         x = self._attend(x.reshape(1, -1, p * q, x.shape[-1]), real.repeat(b).reshape(-1, p * q))
         x = x.flatten(0, 2).reshape(b, -1, x.shape[-1])

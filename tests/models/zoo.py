@@ -15,6 +15,8 @@ from backbones.models import family_of
 
 MODELS = backbones.list_models()
 TAGGED = timm.list_models(module="backbones", include_tags=True)
+# Sizes that the authors' code has and that they publish no weights of.
+UNPUBLISHED = sorted(set(TAGGED) - set(timm.list_models(module="backbones", pretrained=True)))
 
 # A multiple of every stride, smaller than most windows, odd sides, and both orientations.
 SIZES = ((32, 32), (33, 47), (64, 96), (224, 160), (75, 50))

@@ -9,6 +9,8 @@ CLASSIFICATION = {
     "dinat/dinat_mini": "dinat_m",
     "dinat/dinat_s_tiny": "dinat_s_t",
     "dinat/vitrpb_small": "vitrpb_s",
+    "emov2/EMO2_1M_k5_hybrid": "emov2_1m",
+    "emov2/EMO2_5M_k5_hybrid": "emov2_5m",
     "maxvit/maxvit_small_tf_224": "maxvit_s",
     "maxvit/maxvit_tiny_tf_224": "maxvit_t",
     "maxvit/maxvit_tiny_tf_384": "maxvit_t.in1k_384",
