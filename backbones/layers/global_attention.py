@@ -24,7 +24,9 @@ class GlobalAttention2d(nn.Module):
         lepe_kernel: Side of the depthwise convolution, odd; 0 for none.
         lepe_input: What it reads: "v" or "x".
         map_size: `(H, W)` of the maps that a relative position bias is stored for; on other maps its table is resized.
-            None for no bias.
+            None for no such bias.
+        rel_pos: Another bias, a module from H and W to `(heads, H * W, H * W)`.
+        drop: Dropout of the attention weights and of the output.
 
     Maps `(B, H, W, C)` to `(B, H, W, C)`, any H and W.
 
@@ -40,6 +42,8 @@ class GlobalAttention2d(nn.Module):
         lepe_kernel: int = 0,
         lepe_input: str = "v",
         map_size: tuple[int, int] | None = None,
+        rel_pos: nn.Module | None = None,
+        drop: float = 0.0,
         device=None,
         dtype=None,
     ) -> None:
@@ -57,20 +61,21 @@ class GlobalAttention2d(nn.Module):
         self.lepe = (
             nn.Conv2d(dim, dim, lepe_kernel, padding=lepe_kernel // 2, groups=dim, **dd) if lepe_kernel else None
         )
-        self.rel_pos = RelativePositionBias2d(num_heads, map_size, **dd) if map_size is not None else None
+        self.rel_pos = RelativePositionBias2d(num_heads, map_size, **dd) if map_size is not None else rel_pos
         self.proj = nn.Linear(dim, dim, **dd)
+        self.drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width, dim = x.shape[1:]
         qkv = self.qkv(x)
         q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         bias = self.rel_pos(height, width)[None] if self.rel_pos is not None else None
-        out = biased_attention(q, k, v, bias)
+        out = biased_attention(q, k, v, bias, self.drop.p if self.training else 0.0)
         out = out.transpose(1, 2).flatten(2).unflatten(1, (height, width))
         if self.lepe is not None:
             source = x if self.lepe_input == "x" else qkv[..., 2 * dim :]
             out = out + self.lepe(source.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.proj(out)
+        return self.drop(self.proj(out))
 
     def extra_repr(self) -> str:
         lepe = f", lepe_input={self.lepe_input!r}" if self.lepe is not None else ""

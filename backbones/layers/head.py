@@ -1,4 +1,4 @@
-"""Classifier head with a convolution before the pooling."""
+"""Classifier heads with a hidden layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class ConvHead(nn.Module):
-    """1x1 convolution, BatchNorm, SiLU, pooling, classifier; in the interface of timm's heads.
+    """1x1 convolution, BatchNorm, activation, pooling, classifier; in the interface of timm's heads.
 
     Args:
         in_features: Channels of the map.
@@ -16,6 +16,9 @@ class ConvHead(nn.Module):
         hidden_size: Channels after the convolution.
         pool_type: timm's pooling name; "" for none, then logits are made at every position.
         drop_rate: Dropout before the classifier.
+        act_layer: Activation of the hidden layer.
+        norm: Whether there is a BatchNorm.
+        pool_first: Pool before the convolution; not with a pooling that concatenates.
     """
 
     def __init__(
@@ -25,21 +28,26 @@ class ConvHead(nn.Module):
         hidden_size: int,
         pool_type: str = "avg",
         drop_rate: float = 0.0,
+        act_layer: type[nn.Module] = nn.SiLU,
+        norm: bool = True,
+        pool_first: bool = False,
         device=None,
         dtype=None,
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.in_features = in_features
+        self.pool_first = pool_first
         self.hidden_size: int | None = hidden_size
         self.conv = nn.Conv2d(in_features, hidden_size, 1, bias=False, **dd)
-        self.norm = nn.BatchNorm2d(hidden_size, **dd)
-        self.act = nn.SiLU()
+        self.norm = nn.BatchNorm2d(hidden_size, **dd) if norm else nn.Identity()
+        self.act = act_layer()
         self.drop = nn.Dropout(drop_rate)
         self._set_classifier(num_classes, pool_type, **dd)
 
     def _set_classifier(self, num_classes: int, pool_type: str, device=None, dtype=None) -> None:
-        self.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=bool(pool_type))
+        assert not (self.pool_first and self.hidden_size and "cat" in pool_type), "the hidden layer takes one pooling"
+        self.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=bool(pool_type) and not self.pool_first)
         self.num_features = (self.hidden_size or self.in_features) * self.global_pool.feat_mult()
         if num_classes > 0:
             self.fc = nn.Linear(self.num_features, num_classes, device=device, dtype=dtype)
@@ -72,7 +80,11 @@ class ConvHead(nn.Module):
         self.train(self.training)
 
     def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        x = self.drop(self.global_pool(self.act(self.norm(self.conv(x)))))
+        if self.pool_first:
+            x = self.act(self.norm(self.conv(self.global_pool(x))))
+            x = self.drop(x if self.global_pool.is_identity() else x.flatten(1))
+        else:
+            x = self.drop(self.global_pool(self.act(self.norm(self.conv(x)))))
         if pre_logits:
             return x
         if self.global_pool.is_identity():

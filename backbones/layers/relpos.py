@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -47,10 +49,69 @@ class RelativePositionBias2d(nn.Module):
     def forward(self, p: int, q: int) -> torch.Tensor:
         """Bias `(heads, P * Q, P * Q)`, query by key, of a P x Q window; a table of another size is resized."""
         table = resize_bias_table(self.relative_position_bias_table, (p, q))
-        heads = table.shape[0]
-        bias = table.index_select(1, _offsets(p, table.device)).index_select(2, _offsets(q, table.device))
-        bias = bias.view(heads, p, p, q, q).permute(0, 1, 3, 2, 4)
-        return bias.reshape(heads, p * q, p * q)
+        return _spread(table, _offsets(p, table.device), _offsets(q, table.device), p, q)
+
+
+def _spread(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, p: int, q: int) -> torch.Tensor:
+    """`(heads, P * Q, P * Q)` for all pairs of positions, from a table by row and column offset.
+
+    Args:
+        table: `(heads, row offsets, column offsets)`.
+        rows: `(P * P,)` row offset of every query row and key row.
+        columns: `(Q * Q,)`, the same for columns.
+        p, q: P and Q.
+    """
+    heads = table.shape[0]
+    bias = table.index_select(1, rows).index_select(2, columns)
+    bias = bias.view(heads, p, p, q, q).permute(0, 1, 3, 2, 4)
+    return bias.reshape(heads, p * q, p * q)
+
+
+@shape_cache()
+def _distances(size: int, device: torch.device) -> torch.Tensor:
+    """`(size * size,)` distance of (query, key) along one axis."""
+    position = torch.arange(size, device=device)
+    return (position[None, :] - position[:, None]).abs().flatten()
+
+
+@shape_cache()
+def _distance_buckets(p: int, q: int, exact: int, device: torch.device) -> torch.Tensor:
+    """`(P * Q,)` bucket, from 0 to 2 * exact, of every pair of row and column distance."""
+    rows, columns = (torch.arange(size, device=device, dtype=torch.float32) for size in (p, q))
+    distance = (rows[:, None].square() + columns.square()).sqrt().round()
+    far = exact + (distance.clamp(min=exact) / exact).log() / math.log(8) * exact
+    return torch.where(distance <= exact, distance, far.round().clamp(max=2 * exact)).long().flatten()
+
+
+class DistanceBias2d(nn.Module):
+    """Learned bias for the Euclidean distance of query and key (iRPE, arXiv 2107.14222, section 3.2, "bias" mode).
+
+    Rounded distances up to `exact` have an entry each; larger ones share `exact` more on a logarithmic scale, which
+    ends at 8 * exact. So it holds for maps of any size.
+
+    Args:
+        num_heads: Attention heads.
+        exact: Largest distance with an entry of its own.
+
+    The table is `(heads, 4 * exact + 1)` as published; its first half, for negative distances, is never read.
+    """
+
+    def __init__(self, num_heads: int, exact: int = 20, device=None, dtype=None) -> None:
+        super().__init__()
+        self.exact = exact
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty(num_heads, 4 * exact + 1, device=device, dtype=dtype)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.relative_position_bias_table)
+
+    def forward(self, p: int, q: int) -> torch.Tensor:
+        """Bias `(heads, P * Q, P * Q)`, query by key, of a P x Q map."""
+        table = self.relative_position_bias_table[:, 2 * self.exact :]
+        table = table.index_select(1, _distance_buckets(p, q, self.exact, table.device)).view(-1, p, q)
+        return _spread(table, _distances(p, table.device), _distances(q, table.device), p, q)
 
 
 def resize_bias_table(table: torch.Tensor, window_size: tuple[int, int]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from backbones._compat import is_plain_eager
 
 
 def biased_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None, dropout: float = 0.0
 ) -> torch.Tensor:
     """`softmax(q @ k^T * c ** -0.5 + bias) @ v`, fast in training too.
 
@@ -18,16 +18,17 @@ def biased_attention(
         k: `(B, heads, M, c)`.
         v: `(B, heads, M, d)`.
         bias: What broadcasts to `(B, heads, N, M)`, or None.
+        dropout: Probability that a weight is dropped.
 
     Returns:
         `(B, heads, N, d)`.
     """
     if bias is None:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     bias = bias.to(q.dtype)
     learned = bias.requires_grad and torch.is_grad_enabled()
     if learned and q.device.type == "cpu" and q.dtype.itemsize >= 4 and is_plain_eager():
         # SDPA's fused kernel on CPU has no gradient of the bias, and its fallback costs more than these three steps.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
-        return scores.softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return F.dropout(scores.softmax(-1), dropout, training=dropout > 0) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)

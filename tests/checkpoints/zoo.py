@@ -40,6 +40,8 @@ CLASSIFIERS = {
     "shvit/shvit_s3": "shvit_s3",
     "smt/smt_base": "smt_b",
     "smt/smt_tiny": "smt_t",
+    "patnet/partialnet_t0": "patnet_t0",
+    "patnet/partialnet_t1": "patnet_t1",
     "van/van_b0": "van_b0",
     "van/van_b1": "van_b1",
 }
@@ -54,6 +56,7 @@ DENSE = {
     "shvit/shvit_s1-dense": "shvit_s1",
     "shvit/shvit_s4-fpn-maskrcnn": "shvit_s4",
     "smt/smt_tiny-dense": "smt_t",
+    "patnet/partialnet_t0-dense": "patnet_t0",
     "van/van_b0-dense": "van_b0",
 }
 

@@ -32,9 +32,11 @@ DENSE = {
     "emov2/EMO2_1M_k5_hybrid-dense": ({"model": "emov2_1m", "window_size": 10}, 5e-6),
     "overlock/overlock_xt-dense-det": ({"model": "overlock_xt", "overview_out": True}, 1e-4),
     "overlock/overlock_xt-dense-seg": ({"model": "overlock_xt"}, 1e-4),
+    "patnet/partialnet_t0-dense": ({"model": "patnet_t0"}, 1e-5),
     "shvit/shvit_s1-dense": ({"model": "shvit_s1", "out_indices": (0, 1, 2)}, 1e-5),
     "smt/smt_tiny-dense": ({"model": "smt_t"}, 2e-5),
     "transxnet/transxnet_t-dense": ({"model": "transxnet_t"}, 2e-5),
+    "van/van_b0-dense": ({"model": "van_b0"}, 4e-5),
 }
 MAXVIT = "maxvit/maxvit_tiny_tf_224-dense"  # its dense form has no norms, and so no checkpoints of its own
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)

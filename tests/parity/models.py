@@ -18,6 +18,8 @@ CLASSIFICATION = {
     "nat/nat_small": "nat_s",
     "overlock/overlock_t": "overlock_t",
     "overlock/overlock_xt": "overlock_xt",
+    "patnet/partialnet_t0": "patnet_t0",
+    "patnet/partialnet_t1": "patnet_t1",
     "shvit/shvit_s1": "shvit_s1",
     "shvit/shvit_s3": "shvit_s3",
     "smt/smt_base": "smt_b",

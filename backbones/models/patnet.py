@@ -1,0 +1,298 @@
+"""PATNet: partial convolution meets visual attention (Huang et al., arXiv 2503.03148).
+
+- Partial convolution (FasterNet): a 3x3 convolution of a quarter of the channels is the only spatial one.
+- PAT_ch, stages 1 to 3: the untouched channels are gated by their means and standard deviations, all mixed.
+- PAT_sf, stage 4: they attend to each other's positions, with a bias for Euclidean distances.
+- PAT_sp, in the MLP: half of its output is gated position by position.
+
+Everything is as in the authors' PartialNet (arXiv 2502.01303) without dynamic convolution. Published traps: settings
+files switch PAT_sp on for T1 alone, although the papers describe it as part of the network, and the detection configs
+build S, M and L with FasterNet's sizes, so which sizes gave the papers' numbers is not known; standard deviations are
+unbiased, so that stage 3 needs more than one position (images of 32 pixels); blocks of stage 4 have two residuals, the
+others one. No weights are published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from timm.layers import DropPath, LayerScale2d, calculate_drop_path_rates, get_act_layer
+from torch import nn
+
+from backbones.layers.conv import ConvNorm
+from backbones.layers.global_attention import GlobalAttention2d
+from backbones.layers.head import ConvHead
+from backbones.layers.relpos import DistanceBias2d
+from backbones.models._registry import Family, Variant, Weights, register_family
+from backbones.models._skeleton import Backbone, Stage
+
+
+class ChannelGate(nn.Module):
+    """Gate every channel by all channels' means and standard deviations, then BatchNorm (PAT_ch; `(B, C, H, W)`)."""
+
+    def __init__(self, dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.mix = nn.Conv2d(dim, dim, (1, 2), bias=False, **dd)
+        self.norm1 = nn.BatchNorm2d(dim, **dd)
+        self.gate = nn.Hardsigmoid()
+        self.norm2 = nn.BatchNorm2d(dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        std, mean = torch.std_mean(x, dim=(2, 3), keepdim=True)
+        gates = self.gate(self.norm1(self.mix(torch.cat((mean, std), dim=3))))
+        return self.norm2(x * gates)
+
+
+class NormedAttention(nn.Module):
+    """LayerNorm over the channels, then attention of all positions with a distance bias (PAT_sf; `(B, C, H, W)`)."""
+
+    def __init__(self, dim: int, num_heads: int, drop: float = 0.0, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.norm = nn.LayerNorm(dim, eps=1e-6, **dd)
+        self.attn = GlobalAttention2d(dim, num_heads, rel_pos=DistanceBias2d(num_heads, **dd), drop=drop, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attn(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class PositionGate(nn.Module):
+    """Gate the first half of the channels position by position, and mix the second half (PAT_sp; `(B, C, H, W)`)."""
+
+    def __init__(self, dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.split = (dim - dim // 2, dim // 2)
+        self.score = nn.Conv2d(self.split[0], 1, 1, bias=False, **dd)
+        self.gate = nn.Hardsigmoid()
+        self.norm1 = nn.BatchNorm2d(self.split[0], **dd)
+        self.norm2 = nn.BatchNorm2d(self.split[1], **dd)
+        self.mix = nn.Conv2d(self.split[1], self.split[1], 1, bias=False, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gated, mixed = x.split(self.split, dim=1)
+        gated = self.norm1(gated * self.gate(self.score(gated)))
+        return torch.cat((gated, self.mix(self.norm2(mixed))), dim=1)
+
+
+class PartialMixer(nn.Module):
+    """3x3 convolution of the first channels, and `rest` on the others.
+
+    Args:
+        dim: Convolved channels.
+        rest: Module on the other channels, from map to map of the same shape.
+        rest_dim: Their number.
+    """
+
+    def __init__(self, dim: int, rest: nn.Module, rest_dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        self.split = (dim, rest_dim)
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, bias=False, device=device, dtype=dtype)
+        self.rest = rest
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, rest = x.split(self.split, dim=1)
+        return torch.cat((self.conv(first), self.rest(rest)), dim=1)
+
+
+class PATBlock(nn.Module):
+    """Partial mixer and MLP, with one residual around both or one around each; `(B, C, H, W)` to the same shape.
+
+    Args:
+        dim: Channels C.
+        mixer: Module from map to map.
+        mlp_ratio: Hidden width of the MLP is `int(C * mlp_ratio)`.
+        act_layer: Activation of the MLP.
+        position_gate: End the MLP with PAT_sp.
+        two_residuals: One residual around each of mixer and MLP.
+        layer_scale: Initial value of the MLP's layer scale; None for none.
+        drop_path: Stochastic depth rate of the MLP.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: nn.Module,
+        mlp_ratio: float,
+        act_layer: type[nn.Module],
+        position_gate: bool = False,
+        two_residuals: bool = False,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        hidden = int(dim * mlp_ratio)
+        self.two_residuals = two_residuals
+        self.mixer = mixer
+        self.fc1 = ConvNorm(dim, hidden, **dd)
+        self.act = act_layer()
+        self.fc2 = nn.Conv2d(hidden, dim, 1, bias=False, **dd)
+        self.gate = PositionGate(dim, **dd) if position_gate else nn.Identity()
+        self.ls = LayerScale2d(dim, layer_scale, **dd) if layer_scale is not None else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.mixer(x)
+        if self.two_residuals:
+            x = y = x + y
+        return x + self.drop_path(self.ls(self.gate(self.fc2(self.act(self.fc1(y))))))
+
+
+class PATNet(Backbone):
+    """Partial visual attention network. Strided convolutions do not pad: odd sides lose their last row or column.
+
+    Args:
+        in_chans: Image channels.
+        num_classes: Classes, 0 for none.
+        global_pool: Pooling before the head.
+        dims: Channels of the four stages.
+        depths: Blocks of the four stages.
+        n_div: One in `n_div` channels is convolved.
+        num_heads: Heads of the last stage's attention.
+        channel_gate: Gate the untouched channels of stages 1 to 3.
+        position_gate: End the MLPs with PAT_sp.
+        mlp_ratio: Hidden width of the MLPs over the channels.
+        act_layer: Activation of MLPs and head.
+        head_size: Hidden width of the head.
+        layer_scale: Initial value of the layer scale, None for none.
+        drop_rate: Dropout before the classifier.
+        attn_drop_rate: Dropout of attention weights and outputs; the authors train with 0.1.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        dims: Sequence[int] = (32, 64, 128, 256),
+        depths: Sequence[int] = (1, 2, 8, 2),
+        n_div: int = 4,
+        num_heads: int = 4,
+        channel_gate: bool = True,
+        position_gate: bool = False,
+        mlp_ratio: float = 2.0,
+        act_layer: str = "gelu",
+        head_size: int = 1280,
+        layer_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        act = get_act_layer(act_layer)
+
+        def mixer(i: int) -> nn.Module:
+            dim = dims[i] // n_div
+            rest_dim = dims[i] - dim
+            rest = nn.Identity()
+            if i == len(dims) - 1:
+                rest = NormedAttention(rest_dim, num_heads, attn_drop_rate, **dd)
+            elif channel_gate:
+                rest = ChannelGate(rest_dim, **dd)
+            return PartialMixer(dim, rest, rest_dim, **dd)
+
+        stages = []
+        for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)):
+            form = {"position_gate": position_gate, "two_residuals": i == len(dims) - 1, "layer_scale": layer_scale}
+            blocks = [PATBlock(dims[i], mixer(i), mlp_ratio, act, **form, drop_path=rate, **dd) for rate in rates]
+            downsample = ConvNorm(dims[i - 1], dims[i], 2, stride=2, padding=0, **dd) if i else None
+            stages.append(Stage(blocks, downsample))
+        super().__init__(
+            stem=ConvNorm(in_chans, dims[0], 4, stride=4, padding=0, **dd),
+            stages=stages,
+            dims=dims,
+            head=ConvHead(
+                dims[-1],
+                num_classes,
+                head_size,
+                global_pool,
+                drop_rate,
+                act_layer=act,
+                norm=False,
+                pool_first=True,
+                **dd,
+            ),
+            num_classes=num_classes,
+            in_chans=in_chans,
+        )
+
+    def _init_weights(self, module: nn.Module, name: str) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+        else:
+            super()._init_weights(module, name)
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints, variants
+
+_BLOCK = r"^(stages\.\d+\.blocks\.\d+\.)"
+_KEYS = (
+    (r"^patch_embed\.proj\.", "stem.conv."),
+    (r"^patch_embed\.norm\.", "stem.norm."),
+    (r"^stages\.([135])\.reduction\.", lambda m: f"stages.{(int(m[1]) + 1) // 2}.downsample.conv."),
+    (r"^stages\.([135])\.norm\.", lambda m: f"stages.{(int(m[1]) + 1) // 2}.downsample.norm."),
+    (
+        r"^stages\.([0246])\.(blocks\.\d+\.(?:spatial_mixing\.|mlp\.|layer_scale$))",
+        lambda m: f"stages.{int(m[1]) // 2}.{m[2]}",
+    ),
+    (_BLOCK + r"layer_scale$", r"\1ls.gamma"),
+    (_BLOCK + r"mlp\.0\.", r"\1fc1.conv."),
+    (_BLOCK + r"mlp\.1\.", r"\1fc1.norm."),
+    (_BLOCK + r"mlp\.3\.", r"\1fc2."),
+    (_BLOCK + r"mlp\.4\.conv_attn\.", r"\1gate.score."),
+    (_BLOCK + r"mlp\.4\.conv\.", r"\1gate.mix."),
+    (_BLOCK + r"mlp\.4\.norm\.", r"\1gate.norm1."),
+    (_BLOCK + r"mlp\.4\.norm2\.", r"\1gate.norm2."),
+    (_BLOCK + r"spatial_mixing\.partial_conv3\.", r"\1mixer.conv."),
+    (_BLOCK + r"spatial_mixing\.attn\.cfc1\.", r"\1mixer.rest.mix."),
+    (_BLOCK + r"spatial_mixing\.attn\.bn\.", r"\1mixer.rest.norm1."),
+    (r"^(stages\.[012]\.blocks\.\d+\.)spatial_mixing\.norm\.", r"\1mixer.rest.norm2."),
+    (_BLOCK + r"spatial_mixing\.norm\.", r"\1mixer.rest.norm."),
+    (
+        _BLOCK + r"spatial_mixing\.attn\.rpe_k\.lookup_table_bias",
+        r"\1mixer.rest.attn.rel_pos.relative_position_bias_table",
+    ),
+    (_BLOCK + r"spatial_mixing\.attn\.", r"\1mixer.rest.attn."),
+    (r"^avgpool_pre_head\.1\.", "head.conv."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
+)
+
+
+def _variant(dim: int, depths: tuple[int, ...], top1: float | None = None, **args) -> Variant:
+    weights = Weights(crop_pct=0.9, top1=top1, notes=("announced, not published",))
+    return Variant({"dims": (dim, 2 * dim, 4 * dim, 8 * dim), "depths": depths, **args}, {"in1k": weights})
+
+
+_RELU = {"act_layer": "relu"}
+
+register_family(
+    Family(
+        model=PATNet,
+        paper_name="Partial Convolution Meets Visual Attention",
+        paper_ids="arXiv:2503.03148",
+        origin_url="https://github.com/haiduo/PartialNet",
+        license="mit",
+        key_map=_KEYS,
+        dense_norm_type="batch",
+        dense_norm=r"^norm([0246])\.",
+        first_conv="stem.conv",
+        tiny={"dims": (16, 32, 32, 64), "depths": (1, 1, 2, 1), "head_size": 96},
+        variants={
+            "patnet_t0": _variant(32, (1, 2, 8, 2)),
+            "patnet_t1": _variant(48, (1, 2, 8, 2), position_gate=True),
+            "patnet_t2": _variant(64, (2, 2, 6, 4), 80.2, **_RELU),
+            "patnet_s": _variant(96, (2, 2, 9, 4), **_RELU),
+            "patnet_m": _variant(128, (2, 3, 16, 4), **_RELU),
+            "patnet_l": _variant(160, (2, 3, 20, 4), **_RELU),
+        },
+    )
+)
