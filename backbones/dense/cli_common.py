@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.table import Table
 
@@ -43,8 +45,9 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def say(text: str) -> None:
-    """A message for the user, on stderr."""
-    messages.print(text, markup=False, soft_wrap=True)
+    """A message for the user, on stderr; of many processes, the first speaks."""
+    if is_main_process():
+        messages.print(text, markup=False, soft_wrap=True)
 
 
 def show_rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
@@ -62,6 +65,8 @@ def guarded(run: Callable[[Sequence[str] | None], None], argv: Sequence[str] | N
     """Runs a command line; what the user can mend ends it with one sentence and exit code 2."""
     try:
         run(argv)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     except (DenseError, WeightsError, OperatorsError) as error:
         messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2

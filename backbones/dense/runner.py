@@ -136,8 +136,12 @@ def _start_processes(cfg: Config) -> None:
     if not torch.cuda.is_available():
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo")
-        unused = cfg.get("find_unused_parameters", False)
-        cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", find_unused_parameters=unused)
+        cfg.model_wrapper_cfg = dict(
+            type="MMDistributedDataParallel",
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
 
 
 def _remark_batch(runner: Runner, cfg: Config) -> None:

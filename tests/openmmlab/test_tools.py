@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -297,3 +300,22 @@ def test_mixed_precision_configs_run_on_a_cpu():
     gpu = torch.cuda.is_available()
     assert cfg.optim_wrapper.type == ("AmpOptimWrapper" if gpu else "OptimWrapper")
     assert cfg.sync_bn == ("torch" if gpu else None)
+
+
+def test_two_processes_train_and_test(segmentation):
+    """Over gloo where there is no GPU, which mmengine alone does not do."""
+    root = Path(runner.__file__).parents[2]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    common = ["--work-dir", str(segmentation.run), *segmentation.options]
+
+    def start(tool: str, *args: str) -> str:
+        command = [*launch, str(root / f"tools/dense/{tool}.py"), str(segmentation.config), *args, *common]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stderr
+
+    start("train")
+    assert [path.name for path in sorted(segmentation.run.glob("*.pth"))] == ["iter_12.pth", "iter_24.pth"]
+    start("test", segmentation.last)
+    assert json.loads((segmentation.run / "metrics.json").read_text())["mIoU"] > 80
