@@ -305,7 +305,7 @@ def test_mixed_precision_configs_run_on_a_cpu():
 def test_two_processes_train_and_test(segmentation):
     """Over gloo where there is no GPU, which mmengine alone does not do."""
     root = Path(runner.__file__).parents[2]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     common = ["--work-dir", str(segmentation.run), *segmentation.options]
 
