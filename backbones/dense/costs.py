@@ -35,6 +35,8 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     Args:
         model: A detector or segmentor on the meta device; a head of Mask2Former is moved to the CPU and run.
         input_size: `(height, width)` of the image.
+
+    What follows the neck of a detector of DETR's kind is moved to the CPU and run, too.
     """
     model.eval()
     image = torch.empty(1, 3, *input_size, device="meta")
@@ -43,7 +45,9 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
         if getattr(model, "neck", None) is not None:
             features = model.neck(features)
         query_head = getattr(model, "panoptic_head", None) or getattr(model, "decode_head", None)
-        if hasattr(query_head, "transformer_decoder"):
+        if hasattr(model, "forward_transformer"):
+            _run_transformer(model, features)
+        elif hasattr(query_head, "transformer_decoder"):
             _run_query_head(query_head, features)
         elif query_head is not None:
             query_head(features)
@@ -76,12 +80,23 @@ def _run_roi_head(roi_head: nn.Module, learned: int = 0) -> None:
 
 def _run_query_head(head: nn.Module, features: Sequence[torch.Tensor]) -> None:
     """A head of Mask2Former, whose operators read their inputs' values, so that it cannot run on the meta device."""
+    head(*_on_cpu(head, features, stride=4))
+
+
+def _run_transformer(model: nn.Module, features: Sequence[torch.Tensor]) -> None:
+    """Encoder, decoder and head of a detector of DETR's kind, which cannot run on the meta device either."""
+    inputs = model.forward_transformer(*_on_cpu(model, features, stride=8))
+    model.bbox_head(inputs["hidden_states"], inputs["references"])
+
+
+def _on_cpu(module: nn.Module, features: Sequence[torch.Tensor], stride: int) -> tuple[list[torch.Tensor], list]:
+    """Moves a module to the CPU, with some weights or other; maps of these shapes, and their image's description."""
     from mmdet.structures import DetDataSample
 
-    head.to_empty(device="cpu")
-    for parameter in head.parameters():
+    module.to_empty(device="cpu")
+    for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.02)
     features = [torch.zeros(feature.shape) for feature in features]
-    height, width = (4 * side for side in features[0].shape[2:])
+    height, width = (stride * side for side in features[0].shape[2:])
     sample = DetDataSample(metainfo={"img_shape": (height, width), "batch_input_shape": (height, width)})
-    head(features, [sample])
+    return features, [sample]
