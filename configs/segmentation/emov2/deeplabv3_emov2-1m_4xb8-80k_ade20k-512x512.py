@@ -1,0 +1,16 @@
+_base_ = [
+    "../../_base_/models/deeplabv3.py",
+    "../../_base_/datasets/ade20k.py",
+    "../../_base_/schedules/ade20k_80k_flat-cosine.py",
+    "../../_base_/segmentation_runtime.py",
+]
+
+model = dict(
+    backbone=dict(model="emov2_1m", pretrained="in1k", window_size=10, drop_path_rate=0.04036),
+    # The dilations of the head are not published: these are the usual ones.
+    decode_head=dict(in_channels=180, channels=256),
+    auxiliary_head=dict(in_channels=80),
+)
+train_dataloader = dict(batch_size=8)
+cost_size = (512, 512)
+published = dict(miou=34.6, params=5.6, flops=3.3)

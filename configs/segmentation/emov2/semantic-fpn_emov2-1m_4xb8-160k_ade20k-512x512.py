@@ -1,0 +1,14 @@
+_base_ = [
+    "../../_base_/models/semantic-fpn.py",
+    "../../_base_/datasets/ade20k.py",
+    "../../_base_/schedules/ade20k_160k_flat-cosine.py",
+    "../../_base_/segmentation_runtime.py",
+]
+
+model = dict(
+    backbone=dict(model="emov2_1m", pretrained="in1k", window_size=10, drop_path_rate=0.04036),
+    neck=dict(in_channels=[32, 48, 80, 180]),
+)
+train_dataloader = dict(batch_size=8)
+cost_size = (512, 512)
+published = dict(miou=37.1, params=5.3, flops=23.4)
