@@ -78,6 +78,25 @@ def test_head_pools_after_its_hidden_layer():
     torch.testing.assert_close(head(x), F.linear(hidden, head.fc.weight, head.fc.bias))
 
 
+def test_head_pools_before_its_hidden_layer():
+    head = ConvHead(6, 3, hidden_size=10, act_layer=nn.ReLU, norm=False, pool_first=True)
+    x = torch.randn(2, 6, 4, 5)
+    hidden = F.relu(x.mean((2, 3)) @ head.conv.weight.flatten(1).T)
+    torch.testing.assert_close(head(x, pre_logits=True), hidden)
+    torch.testing.assert_close(head(x), F.linear(hidden, head.fc.weight, head.fc.bias))
+    assert list(head.state_dict()) == ["conv.weight", "fc.weight", "fc.bias"]
+    head.reset(7, "max")
+    hidden = F.relu(x.amax((2, 3)) @ head.conv.weight.flatten(1).T)
+    torch.testing.assert_close(head(x), F.linear(hidden, head.fc.weight, head.fc.bias))
+    head.reset(7, "")
+    assert head(x).shape == (2, 7, 4, 5)
+    torch.testing.assert_close(head(x)[:, :, 1, 2], head.fc(F.relu(x[:, :, 1, 2] @ head.conv.weight.flatten(1).T)))
+    with pytest.raises(AssertionError, match="one pooling"):
+        head.reset(7, "catavgmax")
+    head.reset(7, "catavgmax", reset_other=True)
+    torch.testing.assert_close(head(x), head.fc(torch.cat((x.mean((2, 3)), x.amax((2, 3))), 1)))
+
+
 def test_head_resets():
     head = ConvHead(6, 3, hidden_size=10, dtype=torch.float64)
     x = torch.randn(2, 6, 4, 5, dtype=torch.float64)

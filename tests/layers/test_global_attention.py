@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from backbones.layers.global_attention import GlobalAttention2d
+from backbones.layers.relpos import DistanceBias2d
 
 
 def _reference(layer: GlobalAttention2d, x: torch.Tensor) -> torch.Tensor:
@@ -37,6 +38,23 @@ def test_layer_and_gradients_match_plain_products(args):
         results.append([out, *torch.autograd.grad((out * weight).sum(), [x, *layer.parameters()])])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want)
+
+
+def test_another_bias():
+    torch.manual_seed(0)
+    layer = GlobalAttention2d(8, 2, rel_pos=DistanceBias2d(2))
+    torch.nn.init.normal_(layer.rel_pos.relative_position_bias_table)
+    x = torch.randn(2, 3, 5, 8)
+    q, k, v = layer.qkv(x).view(2, 15, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    out = torch.softmax(q @ k.mT / 2 + layer.rel_pos(3, 5), -1) @ v
+    torch.testing.assert_close(layer(x), layer.proj(out.transpose(1, 2).reshape(2, 3, 5, 8)))
+
+
+def test_dropout_acts_in_training_only():
+    torch.manual_seed(0)
+    layer, x = GlobalAttention2d(8, 2, drop=0.5), torch.randn(2, 3, 5, 8)
+    assert 0.2 < (layer(x) == 0).float().mean() < 0.8 and not torch.equal(layer(x), layer(x))
+    torch.testing.assert_close(layer.eval()(x), _reference(layer, x))
 
 
 @pytest.mark.parametrize(

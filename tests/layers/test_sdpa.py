@@ -36,3 +36,15 @@ def test_the_bias_may_be_of_another_type():
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     assert bias.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("bias", [None, "fixed", "learned"])
+def test_dropout_keeps_the_mean(bias):
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 1, 2, 4), torch.randn(1, 1, 4000, 4)
+    v = torch.ones(1, 1, 4000, 1)
+    table = None if bias is None else torch.zeros(1, 1, 2, 4000, requires_grad=bias == "learned")
+    out = biased_attention(q, k, v, table, dropout=0.25)
+    assert not torch.equal(out, biased_attention(q, k, v, table, dropout=0.25)), "drawn anew"
+    torch.testing.assert_close(out, torch.ones_like(out), rtol=0, atol=0.2)
+    torch.testing.assert_close(biased_attention(q, k, v, table), torch.ones_like(out))

@@ -56,6 +56,7 @@ STEPS = {
     "segmentation/overlock/upernet_overlock-t_8xb2-160k_ade20k-512x512": {},
     "detection/transxnet/mask-rcnn_transxnet-t_fpn_1x_coco": {},
     "segmentation/transxnet/semantic-fpn_transxnet-t_8xb4-80k_ade20k-512x512": {},
+    "detection/patnet/mask-rcnn_patnet-s_fpn_1x_coco": {},
     "detection/shvit/mask-rcnn_shvit-s4_fpn_1x_coco": {},
     "detection/shvit/retinanet_shvit-s4_fpn_1x_coco": {},
     "detection/smt/mask-rcnn_smt-s_fpn_ms-crop-3x_coco": {},
@@ -101,7 +102,7 @@ def test_every_published_combination_is_there():
     families = {name.rsplit("/", 1)[0] for name in PATHS}
     named = ("maxvit", "biformer", "nat", "dinat", "overlock", "transxnet", "smt", "van", "emov2")
     both = {f"{task}/{f}" for task in COLUMNS for f in named}
-    assert families == {*both, "detection/shvit"}
+    assert families == {*both, "detection/patnet", "detection/shvit"}
     assert {name.rsplit("/", 1)[0] for name in STEPS} == families
     methods = {name.rsplit("/", 1)[1].split("_")[0] for name in PATHS}
     assert {name.rsplit("/", 1)[1].split("_")[0] for name in STEPS} == methods

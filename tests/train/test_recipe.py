@@ -42,6 +42,7 @@ def test_every_recipe_resolves_for_every_model_it_names_and_they_exist():
         ("maxvit:finetune_512", "maxvit_t", {"img_size": 512, "weight_decay": 1e-8, "drop_path": 0.2, "lr": 5e-5}),
         ("biformer", "biformer_s", {"drop_path": 0.15, "aug_repeats": 3, "clip_grad": None, "lr_base": 5e-4}),
         ("overlock", "overlock_b", {"drop_path": 0.5, "crop_pct": 0.975, "sync_bn": True, "aux_loss_weight": 0.4}),
+        ("patnet", "patnet_l", {"batch_size": 256, "lr": 2e-3, "clip_grad": 0.01, "mixup": 0.7, "aug_repeats": 0}),
         ("van", "van_b3", {"drop_path": 0.2, "lr": 1e-3, "min_lr": 1e-6, "warmup_epochs": 5, "amp": False}),
     ],
 )
