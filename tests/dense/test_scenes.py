@@ -186,6 +186,15 @@ def test_an_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch, existin
     assert [path.name for path in tmp_path.iterdir()] == (["scenes"] if existing else [])
 
 
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path):
+    out = tmp_path / "scenes"
+    make_scenes(out, Settings(1, 1, (64, 64)))
+    before = _digests(tmp_path)
+    with pytest.raises(FileNotFoundError), scenes.replacing_folder(out) as aside:
+        aside.rmdir()
+    assert _digests(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
