@@ -6,9 +6,18 @@ import torch
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from timm.models._manipulate import MATCH_PREV_GROUP
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["MATCH_PREV_GROUP", "feature_take_indices", "is_plain_eager", "onednn_conv2d", "update_model_input_size"]
+__all__ = [
+    "MATCH_PREV_GROUP",
+    "TorchDispatchMode",
+    "feature_take_indices",
+    "is_plain_eager",
+    "onednn_conv2d",
+    "tree_leaves",
+    "update_model_input_size",
+]
 
 # oneDNN's convolution with a fused activation, without gradient; None where this torch build has none.
 onednn_conv2d = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)

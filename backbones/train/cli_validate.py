@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from timm.data import create_transform
 
+from backbones.files import write_csv
 from backbones.train.cli_common import (
     add_model_arguments,
     check_arguments,
@@ -29,7 +30,6 @@ from backbones.train.data import DataError, StreamSource, build_dataset, data_na
 from backbones.train.evaluate import Evaluation, evaluate, match_classes, open_real_labels, write_json
 from backbones.train.loader import EvalLoader
 from backbones.train.modelio import LoadedModel, ModelError, describe_classes, recipe_of
-from backbones.train.report import write_csv
 
 _SHOWN_CLASSES = 20
 

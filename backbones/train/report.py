@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,9 @@ import torch
 from torch import nn
 
 from backbones.checkpoints.store import file_sha256
-from backbones.files import replacing
 from backbones.profiling import count_macs, count_parameters
 
-__all__ = ["LoadReport", "benchmark", "load_report", "record_loading", "write_csv"]
+__all__ = ["LoadReport", "benchmark", "load_report", "record_loading"]
 
 
 @dataclass
@@ -196,12 +194,3 @@ def benchmark(
         "train_img_per_s": round(train_img_per_s, 1) if train_img_per_s else "",
         "train_peak_memory_mb": round(peak, 1),
     }
-
-
-def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows aside, then renames the file into place; columns are those of all rows, in order of appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with replacing(path) as aside, open(aside, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)

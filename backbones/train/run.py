@@ -19,6 +19,7 @@ import timm
 import torch
 
 from backbones import __version__
+from backbones.files import write_csv
 from backbones.train import components, folder, report
 from backbones.train.checkpoint import CheckpointFolder
 from backbones.train.distributed import World
@@ -332,7 +333,7 @@ class Run:
         from backbones.train.plots import plot_curves
 
         rows = self.trainer.progress.rows
-        report.write_csv(self.path / "summary.csv", rows)
+        write_csv(self.path / "summary.csv", rows)
         if not rows or (not final and time.monotonic() < self.next_plot):
             return
         self.next_plot = time.monotonic() + PLOT_SECONDS
@@ -377,7 +378,7 @@ class Run:
             self.say("dry run: two steps and one evaluation batch went through; nothing was kept")
             return
         if row and self.world.primary:
-            report.write_csv(self.path / "benchmark.csv", [row])
+            write_csv(self.path / "benchmark.csv", [row])
         if self.world.primary:
             self._write_tables(final=True)
         metric = options.eval_metric

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from backbones.checkpoints.store import file_sha256
-from backbones.train.report import benchmark, load_report, record_loading, write_csv
+from backbones.files import write_csv
+from backbones.train.report import benchmark, load_report, record_loading
 
 
 def test_complete_weights(tmp_path):

@@ -1,0 +1,279 @@
+"""Command line of `tools/benchmark.py`: models and operators, timed in turns within one run."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from timm.utils import ParseKwargs
+
+from backbones.benchmark import ops
+from backbones.benchmark.measure import Machine, Timing, interleave, machine_peak, peak_memory, ratio
+from backbones.benchmark.models import PRECISIONS, TASKS, ModelSubject, Setting
+from backbones.benchmark.plots import plot_pareto, plot_resolution
+from backbones.files import replacing, write_csv
+from backbones.models import family_of
+
+console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
+
+
+class BenchmarkError(ValueError):
+    """Options that make no sense; the message is one sentence."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of both commands."""
+    parser = argparse.ArgumentParser(prog="benchmark", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    models = commands.add_parser("models", help="models of the zoo or of timm")
+    models.add_argument("names", nargs="+", metavar="MODEL", help="names, or patterns such as 'nat_*'")
+    models.add_argument("--against", metavar="MODEL", help="print ratios to this model, timed in the same turns")
+    models.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="default: both")
+    models.add_argument("--sizes", nargs="+", default=["224"], metavar="S", help="pixels: 224, or HxW as 800x1216")
+    models.add_argument("--batch", nargs="+", type=int, default=[8], metavar="N", help="images at once (default: 8)")
+    models.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"], metavar="P")
+    models.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager"])
+    models.add_argument("--layouts", nargs="+", choices=("contiguous", "channels_last"), default=["contiguous"])
+    models.add_argument("--no-merge", action="store_true", help="leave re-parameterisable kernels apart")
+    models.add_argument("--model-kwargs", nargs="*", default={}, action=ParseKwargs, metavar="key=value")
+    models.add_argument("--plot", metavar="FILE.png", help="throughput against resolution")
+    models.add_argument("--pareto", metavar="FILE.png", help="published top-1 against throughput, at the first size")
+    models.add_argument(
+        "--top1", nargs="*", default=[], metavar="MODEL=X", help="accuracy of models that this package does not know"
+    )
+    operators = commands.add_parser("ops", help="operators, against the plain forms of papers")
+    operators.add_argument("groups", nargs="*", default=list(ops.GROUPS), metavar="GROUP", help=", ".join(ops.GROUPS))
+    operators.add_argument("--batch", type=int, default=1, metavar="N", help="images at once (default: 1)")
+    operators.add_argument("--precision", choices=PRECISIONS[:3], default="float32")
+    for command in (models, operators):
+        command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+        command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
+        command.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each (default: 7)")
+        command.add_argument("--seconds", type=float, default=1.0, metavar="X", help="length of a turn (default: 1)")
+        command.add_argument("--warmup", type=int, default=2, metavar="N", help="uncounted calls before (default: 2)")
+        command.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+        command.add_argument("--csv", metavar="FILE", help="write all results")
+        command.add_argument("--json", metavar="FILE", help="write all results and the machine")
+    return parser
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) >= 32 for part in parts):
+        raise BenchmarkError(f"--sizes takes pixels from 32 up, such as 224 or 800x1216, not {text!r}.")
+    return int(parts[0]), int(parts[-1])
+
+
+def _names(patterns: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for pattern in patterns:
+        matches = timm.list_models(pattern) if any(c in pattern for c in "*?[") else [pattern]
+        if not matches:
+            raise BenchmarkError(f"No model matches {pattern!r}.")
+        found += [name for name in matches if name not in found]
+    return found
+
+
+def run_models(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Times every model in every setting; the models of one setting take turns."""
+    names = _names([*args.names, *([args.against] if args.against else [])])
+    grid = itertools.product(args.tasks, map(_size, args.sizes), args.batch, args.precision, args.modes, args.layouts)
+    settings = [
+        Setting(size, batch, task, precision, mode == "compiled", layout == "channels_last", not args.no_merge)
+        for task, size, batch, precision, mode, layout in grid
+    ]
+    peaks = {p: machine_peak(device, getattr(torch, p.removeprefix("amp_"))) for p in args.precision}
+    rows: list[dict[str, Any]] = []
+    with _progress() as bar:
+        task = bar.add_task("timing", total=len(settings) * len(names) * args.rounds)
+        for setting in settings:
+            subjects = [ModelSubject(name, setting, device, args.model_kwargs) for name in names]
+            timings = interleave(
+                subjects, device, args.rounds, args.seconds, args.warmup, done=lambda: bar.advance(task)
+            )
+            base = timings[names.index(args.against)] if args.against else None
+            for subject, timing in zip(subjects, timings):
+                memory = None if args.no_memory else peak_memory(subject, device)
+                rows.append(_model_row(subject, timing, base, memory, peaks[setting.precision]))
+            show_models(rows[-len(names) :], args.against)
+            del subjects, subject
+    return rows
+
+
+def _model_row(
+    subject: ModelSubject, timing: Timing, base: Timing | None, memory: int | None, machine: Machine
+) -> dict[str, Any]:
+    batch = subject.setting.batch
+    macs, traffic = subject.costs()
+    # A backward pass computes twice what the forward pass does.
+    passes = 3 if subject.setting.task == "training" else 1
+    row = {
+        "model": subject.name,
+        **subject.setting.describe(),
+        "params_m": round(subject.params / 1e6, 2),
+        "gmacs": round(macs / 1e9, 3),
+        "img_per_s": round(batch / timing.seconds, 3),
+        **{f"ms_p{p}": round(1000 * timing.percentile(p / 100), 3) for p in (50, 90, 99)},
+        "peak_mb": "" if memory is None else round(memory / 1e6, 1),
+        "gflop_per_s": round(2 * passes * macs * batch / timing.seconds / 1e9, 1),
+        "roofline": round(
+            machine.least_seconds(2 * macs * batch * passes, traffic * batch * passes) / timing.seconds, 3
+        ),
+    }
+    if base is not None:
+        row["ratio"], row["ratio_low"], row["ratio_high"] = (round(x, 3) for x in ratio(timing, base))
+    return row
+
+
+def run_ops(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Times every operator against its plain form, forward, and forward and backward."""
+    unknown = set(args.groups) - set(ops.GROUPS)
+    if unknown:
+        raise BenchmarkError(f"There is no group {', '.join(sorted(unknown))}: choose from {', '.join(ops.GROUPS)}.")
+    dtype = getattr(torch, args.precision)
+    machine = machine_peak(device, dtype)
+    cases = [case for group in args.groups for case in ops.GROUPS[group](args.batch)]
+    rows = []
+    with _progress() as bar:
+        task = bar.add_task("timing", total=4 * len(cases) * args.rounds)
+        for case, backward in itertools.product(cases, (False, True)):
+            subjects = list(ops.subjects(case, device, dtype, backward))
+            timings = interleave(
+                subjects, device, args.rounds, args.seconds, args.warmup, done=lambda: bar.advance(task)
+            )
+            memory = [None if args.no_memory else peak_memory(subject, device) for subject in subjects]
+            middle, low, high = ratio(*timings)
+            flops = case.flops * (3.5 if backward else 1)  # the backward pass computes the logits anew
+            rows.append(
+                {
+                    "operator": case.name,
+                    "pass": "forward+backward" if backward else "forward",
+                    "ms": round(1000 * timings[0].seconds, 3),
+                    "plain_ms": round(1000 * timings[1].seconds, 3),
+                    "ratio": round(middle, 2),
+                    "ratio_low": round(low, 2),
+                    "ratio_high": round(high, 2),
+                    "peak_mb": "" if memory[0] is None else round(memory[0] / 1e6, 1),
+                    "plain_peak_mb": "" if memory[1] is None else round(memory[1] / 1e6, 1),
+                    "peak_share": round(flops / timings[0].seconds / machine.flops, 3),
+                }
+            )
+            del subjects
+    return rows
+
+
+def show_models(rows: Sequence[Mapping[str, Any]], against: str | None) -> None:
+    """Print the results of one setting."""
+    first = rows[0]
+    say = ", ".join(str(first[key]) for key in ("task", "size", "precision", "mode", "layout"))
+    console.print(f"{say}, batch {first['batch']}", style="bold", markup=False)
+    columns = ["model", "img/s", "ms p50", "p90", "p99", "peak MB", "params M", "GMACs", "GFLOP/s", "roofline"]
+    table = Table(*columns, *(["against " + against] if against else []), header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        cells = [row["model"], f"{row['img_per_s']:.2f}", *(f"{row[f'ms_p{p}']:.1f}" for p in (50, 90, 99))]
+        cells += [str(row[key]) for key in ("peak_mb", "params_m", "gmacs", "gflop_per_s", "roofline")]
+        if against:
+            cells.append(f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})")
+        table.add_row(*cells)
+    console.print(table)
+
+
+def show_ops(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the results of operators."""
+    columns = ["operator", "pass", "ms", "plain ms", "times as fast", "peak MB", "plain MB", "of peak flops"]
+    table = Table(*columns, header_style="bold")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        spread = f"{row['ratio']:.1f} ({row['ratio_low']:.1f} to {row['ratio_high']:.1f})"
+        cells = [row["operator"], row["pass"], f"{row['ms']:.2f}", f"{row['plain_ms']:.2f}", spread]
+        table.add_row(*cells, *(str(row[key]) for key in ("peak_mb", "plain_peak_mb", "peak_share")))
+    console.print(table)
+
+
+def _top1(name: str, given: Mapping[str, float]) -> float | None:
+    if name in given:
+        return given[name]
+    try:
+        return family_of(name).variants[name.partition(".")[0]].weights[timm.get_pretrained_cfg(name).tag].top1
+    except KeyError:
+        return None
+
+
+def _plots(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
+    task = args.tasks[0]
+    same = {key: rows[0][key] for key in ("task", "batch", "precision", "mode", "layout")}
+    rows = [row for row in rows if all(row[key] == value for key, value in same.items())]
+    title = f"{task}, batch {same['batch']}, {same['precision']}, {args.device}"
+    if args.plot:
+        messages.print(f"wrote {plot_resolution(rows, args.plot, title)}")
+    if args.pareto:
+        given = {name: float(value) for name, _, value in (item.partition("=") for item in args.top1)}
+        size = rows[0]["size"]
+        speeds = {row["model"]: row["img_per_s"] for row in rows if row["size"] == size}
+        points = {name: (speed, top1) for name, speed in speeds.items() if (top1 := _top1(name, given)) is not None}
+        if not points:
+            raise BenchmarkError("--pareto needs a model with a published top-1: give --top1 MODEL=X.")
+        messages.print(f"wrote {plot_pareto(points, args.pareto, f'{title}, {size}')}")
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What was measured on."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {"cpu": cpu, "threads": torch.get_num_threads(), "torch": torch.__version__, "timm": timm.__version__, **gpu}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        for name, least in (("rounds", 1), ("warmup", 0), ("seconds", 0)):
+            if getattr(args, name) < least:
+                raise BenchmarkError(f"--{name} must be at least {least}, not {getattr(args, name)}.")
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        device = torch.device(args.device)
+        machine = describe_machine(device)
+        messages.print(", ".join(f"{key} {value}" for key, value in machine.items()), markup=False)
+        rows = run_models(args, device) if args.command == "models" else run_ops(args, device)
+        if args.command == "ops":
+            show_ops(rows)
+        elif args.plot or args.pareto:
+            _plots(args, rows)
+        if args.csv:
+            write_csv(args.csv, rows)
+        if args.json:
+            with replacing(args.json) as aside:
+                aside.write_text(json.dumps({"machine": machine, "results": rows}, indent=1) + "\n", encoding="utf-8")
+    except (BenchmarkError, ValueError, RuntimeError, AssertionError) as error:
+        if not isinstance(error, ValueError) and "CUDA" not in str(error):
+            raise
+        messages.print(f"error: {str(error).splitlines()[0]}", style="bold red", markup=False)
+        return 2
+    except KeyboardInterrupt:
+        messages.print("Interrupted.", style="yellow")
+        return 130
+    return 0
