@@ -26,7 +26,9 @@ def test_published_form(name):
             assert block.two_residuals == (i == 3)
             assert isinstance(block.gate, PositionGate) == (name == "patnet_t1")
             assert type(block.act).__name__ == ("GELU" if name in ("patnet_t0", "patnet_t1") else "ReLU")
-    attention = model.stages[3].blocks[0].mixer.rest.attn
+    rest = model.stages[3].blocks[0].mixer.rest
+    assert rest.norm.eps == 1e-6
+    attention = rest.attn
     assert attention.num_heads == 4 and isinstance(attention.rel_pos, DistanceBias2d)
     assert model.head_hidden_size == 1280
 
