@@ -8,6 +8,7 @@ from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.neighborhood import neighborhood_attention
+from backbones.layers.pointwise import Linear
 
 
 @register_notrace_module
@@ -49,10 +50,10 @@ class NeighborhoodAttention2d(nn.Module):
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.dilation = dilation
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         side = 2 * kernel_size - 1
         self.rpb = nn.Parameter(torch.empty(num_heads, side, side, **dd)) if rel_pos_bias else None
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

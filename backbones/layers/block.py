@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from timm.layers import DropPath, LayerScale, Mlp
+from timm.layers import DropPath, LayerScale
 from torch import nn
+
+from backbones.layers.pointwise import Mlp
 
 
 class MixerBlock(nn.Module):
@@ -15,8 +17,7 @@ class MixerBlock(nn.Module):
     Args:
         dim: Channels C.
         mixer: Module from `(B, H, W, C)` to `(B, H, W, C)`.
-        mlp_ratio: Hidden width of the MLP is `int(C * mlp_ratio)`.
-        act_layer: Activation of the MLP.
+        mlp_ratio: Hidden width of the MLP, whose activation is GELU, is `int(C * mlp_ratio)`.
         norm_eps: Epsilon of both LayerNorms.
         layer_scale: Initial value of the layer scale; None for none.
         drop_path: Stochastic depth rate of both branches.
@@ -30,7 +31,6 @@ class MixerBlock(nn.Module):
         dim: int,
         mixer: nn.Module,
         mlp_ratio: float = 4.0,
-        act_layer: type[nn.Module] = nn.GELU,
         norm_eps: float = 1e-5,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
@@ -45,7 +45,7 @@ class MixerBlock(nn.Module):
         self.ls1 = LayerScale(dim, layer_scale, **dd) if layer_scale is not None else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps, **dd)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer, **dd) if mlp is None else mlp
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd) if mlp is None else mlp
         self.ls2 = LayerScale(dim, layer_scale, **dd) if layer_scale is not None else nn.Identity()
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

@@ -6,6 +6,7 @@ import torch
 from timm.layers import register_notrace_module
 from torch import nn
 
+from backbones.layers.pointwise import Linear
 from backbones.layers.relpos import RelativePositionBias2d
 from backbones.layers.sdpa import biased_attention
 
@@ -57,12 +58,12 @@ class GlobalAttention2d(nn.Module):
             raise ValueError(f'lepe_input must be "v" or "x", not {lepe_input!r}')
         self.num_heads = num_heads
         self.lepe_input = lepe_input
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **dd)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.lepe = (
             nn.Conv2d(dim, dim, lepe_kernel, padding=lepe_kernel // 2, groups=dim, **dd) if lepe_kernel else None
         )
         self.rel_pos = RelativePositionBias2d(num_heads, map_size, **dd) if map_size is not None else rel_pos
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,7 @@ class Conv2dSame(nn.Conv2d):
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: bool = False
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: str | None = None
     ) -> torch.Tensor:
         """This convolution with another weight and bias, followed by tanh-GELU where `gelu`."""
         top, bottom = self._padding(x.shape[2], 0)
@@ -160,7 +160,7 @@ def conv_norm_gelu(
             shift = torch.addcmul(shift, conv.weight.flatten(1).to(scale.dtype) @ pre_shift, scale)
             factor = factor * pre_scale
         weight = (conv.weight * factor[:, :, None, None]).to(conv.weight.dtype)
-        return conv.convolve(x, weight, shift.to(weight.dtype), gelu=True)
+        return conv.convolve(x, weight, shift.to(weight.dtype), gelu="tanh")
     if pre_norm is not None:
         x = pre_norm(x)
     return gelu_tanh(norm(conv(x)))

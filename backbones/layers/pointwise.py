@@ -1,4 +1,4 @@
-"""Linear layers and tanh-GELU at the speed of the convolutions of the same shape.
+"""Linear layers and GELU at the speed of the convolutions of the same shape.
 
 A linear layer on a channels-last map is a 1x1 convolution. On CPU, float32 matrix products go to the BLAS library of
 the torch build and convolutions to oneDNN; on AMD processors the first reaches half of the second's speed, forward and
@@ -60,6 +60,10 @@ def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def _gelu(x: torch.Tensor, approximate: str) -> torch.Tensor:
+    return gelu_tanh(x) if approximate == "tanh" else F.gelu(x)
+
+
 def conv2d(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -67,22 +71,29 @@ def conv2d(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
-    gelu: bool = False,
+    gelu: str | None = None,
 ) -> torch.Tensor:
-    """Convolution of `(B, C, H, W)`, followed by tanh-GELU where `gelu`; one kernel in inference on CPU."""
+    """Convolution of `(B, C, H, W)`; one kernel in inference on CPU.
+
+    Args:
+        x, weight, bias, stride, padding, groups: As in `F.conv2d`.
+        gelu: The form of the GELU that follows, "none" (exact) or "tanh" as in `F.gelu`; None for no GELU.
+    """
     if _can_fuse(x, weight):
-        act = ("gelu", [], "tanh") if gelu else ("none", [], "")
+        act = ("none", [], "") if gelu is None else ("gelu", [], gelu)
         return onednn_conv2d(x, weight, bias, padding, stride, (1, 1), groups, *act)
     x = F.conv2d(x, weight, bias, stride, padding, groups=groups)
-    return gelu_tanh(x) if gelu else x
+    return x if gelu is None else _gelu(x, gelu)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, gelu: bool = False) -> torch.Tensor:
-    """`(..., C)` times `weight` of shape `(D, C)` plus bias, followed by tanh-GELU where `gelu`."""
+def linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, gelu: str | None = None
+) -> torch.Tensor:
+    """`(..., C)` times `weight` of shape `(D, C)` plus bias, followed by a GELU where `gelu`; see `conv2d`."""
     if x.dim() == 4 and _on_onednn(x, weight):
         return conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias, gelu=gelu).permute(0, 2, 3, 1)
     x = F.linear(x, weight, bias)
-    return F.gelu(x, approximate="tanh") if gelu else x
+    return x if gelu is None else F.gelu(x, approximate=gelu)
 
 
 @register_notrace_module
@@ -94,18 +105,20 @@ class Linear(nn.Linear):
 
 
 @register_notrace_module
-class MlpTanhGELU(nn.Module):
-    """Linear, GELU in its tanh form, linear: `(..., C)` to `(..., C)`.
+class Mlp(nn.Module):
+    """Linear, GELU, linear: `(..., C)` to `(..., C)`.
 
     Args:
         dim: Channels C.
         hidden_dim: Width of the hidden layer.
+        approximate: Form of the GELU, "none" (exact) or "tanh".
     """
 
-    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None) -> None:
+    def __init__(self, dim: int, hidden_dim: int, approximate: str = "none", device=None, dtype=None) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden_dim, device=device, dtype=dtype)
         self.fc2 = Linear(hidden_dim, dim, device=device, dtype=dtype)
+        self.approximate = approximate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(linear(x, self.fc1.weight, self.fc1.bias, gelu=True))
+        return self.fc2(linear(x, self.fc1.weight, self.fc1.bias, gelu=self.approximate))

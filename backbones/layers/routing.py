@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from backbones._compat import is_plain_eager
 from backbones.layers.autocast import backward_without_autocast, no_autocast
+from backbones.layers.pointwise import Linear
 
 # Elements of keys and values gathered at a time. On CPU a chunk that stays in cache is far faster than the whole.
 _CHUNK_CPU, _CHUNK_GPU = 2**20, 2**26
@@ -244,14 +245,14 @@ class BiLevelRoutingAttention(nn.Module):
         self.pad = pad
         self.soft_routing = soft_routing
         self.diff_routing = diff_routing
-        self.q = nn.Linear(dim, qk_dim, **dd)
-        self.kv = nn.Linear(dim, qk_dim + dim, **dd)
+        self.q = Linear(dim, qk_dim, **dd)
+        self.kv = Linear(dim, qk_dim + dim, **dd)
         self.router = nn.Linear(qk_dim, qk_dim, **dd) if param_routing else nn.Identity()
         self.kv_pool = kv_pool
         self.lepe = (
             nn.Conv2d(dim, dim, lepe_kernel, padding=lepe_kernel // 2, groups=dim, **dd) if lepe_kernel else None
         )
-        self.proj = nn.Linear(dim, dim, **dd)
+        self.proj = Linear(dim, dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = _size(x.shape[1]), _size(x.shape[2])

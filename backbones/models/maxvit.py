@@ -24,7 +24,7 @@ from backbones._compat import update_model_input_size
 from backbones.layers.block import MixerBlock
 from backbones.layers.mbconv import Conv2dSame, MBConv, conv_norm_gelu
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.pointwise import MlpTanhGELU
+from backbones.layers.pointwise import Mlp
 from backbones.layers.relpos import RelativePositionBias2d, resize_bias_table
 from backbones.layers.window import GridAttention, WindowAttention
 from backbones.models._registry import Family, Variant, Weights, register_family
@@ -58,7 +58,7 @@ class AttentionBlock(MixerBlock):
         self, dim: int, mixer: nn.Module, mlp_ratio: float = 4.0, drop_path: float = 0.0, device=None, dtype=None
     ) -> None:
         super().__init__(dim, mixer, mlp_ratio, drop_path=drop_path, device=device, dtype=dtype)
-        self.mlp = MlpTanhGELU(dim, int(dim * mlp_ratio), device=device, dtype=dtype)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), approximate="tanh", device=device, dtype=dtype)
 
 
 class MaxViTBlock(nn.Module):

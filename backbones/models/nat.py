@@ -24,6 +24,7 @@ from backbones.layers.attention import NeighborhoodAttention2d
 from backbones.layers.block import MixerBlock
 from backbones.layers.global_attention import GlobalAttention2d
 from backbones.layers.norm import LayerNorm2d
+from backbones.layers.pointwise import Linear
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
 
@@ -95,7 +96,7 @@ class PatchMerging(nn.Module):
     def __init__(self, in_dim: int, dim: int, device=None, dtype=None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(4 * in_dim, device=device, dtype=dtype)
-        self.reduction = nn.Linear(4 * in_dim, dim, bias=False, device=device, dtype=dtype)
+        self.reduction = Linear(4 * in_dim, dim, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pad_h, pad_w = x.shape[2] % 2, x.shape[3] % 2

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones.layers import pointwise
-from backbones.layers.pointwise import Linear, MlpTanhGELU, conv2d, gelu_tanh
+from backbones.layers.pointwise import Linear, Mlp, conv2d, gelu_tanh
 
 SHAPES = [(3, 16), (2, 5, 16), (2, 5, 7, 16), (1, 1, 1, 16)]
 
 
-def plain_mlp(mlp: MlpTanhGELU, x: torch.Tensor) -> torch.Tensor:
-    hidden = F.gelu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias), approximate="tanh")
+def plain_mlp(mlp: Mlp, x: torch.Tensor) -> torch.Tensor:
+    hidden = F.gelu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias), approximate=mlp.approximate)
     return F.linear(hidden, mlp.fc2.weight, mlp.fc2.bias)
 
 
@@ -35,8 +35,9 @@ def test_linear(shape, bias):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_mlp(shape, dtype):
-    mlp = MlpTanhGELU(16, 40, dtype=dtype)
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_mlp(shape, dtype, approximate):
+    mlp = Mlp(16, 40, approximate, dtype=dtype)
     x = torch.randn(shape, dtype=dtype, requires_grad=True)
     inputs = (x, *mlp.parameters())
     expected, got = plain_mlp(mlp, x), mlp(x)
@@ -48,7 +49,7 @@ def test_mlp(shape, dtype):
 
 
 def test_a_map_that_is_not_contiguous():
-    mlp = MlpTanhGELU(16, 40)
+    mlp = Mlp(16, 40, "tanh")
     x = torch.randn(2, 16, 5, 7).permute(0, 2, 3, 1)
     with torch.inference_mode():
         torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
@@ -57,7 +58,7 @@ def test_a_map_that_is_not_contiguous():
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_autocast_and_bfloat16(grad):
-    mlp = MlpTanhGELU(16, 40)
+    mlp = Mlp(16, 40, "tanh")
     x = torch.randn(2, 5, 7, 16)
     with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(mlp(x), plain_mlp(mlp, x))
@@ -67,7 +68,7 @@ def test_autocast_and_bfloat16(grad):
         assert torch.equal(mlp(x), plain_mlp(mlp, x))
 
 
-@pytest.mark.parametrize("gelu", [True, False])
+@pytest.mark.parametrize("gelu", [None, "none", "tanh"])
 @pytest.mark.parametrize("groups, stride, padding", [(1, (1, 1), (0, 0)), (16, (2, 2), (1, 1)), (16, (2, 1), (1, 0))])
 def test_convolution_is_fused_in_inference_only(monkeypatch, gelu, groups, stride, padding):
     calls = []
@@ -76,7 +77,7 @@ def test_convolution_is_fused_in_inference_only(monkeypatch, gelu, groups, strid
     x = torch.randn(2, 16, 9, 8).contiguous(memory_format=torch.channels_last)
     weight, bias = nn.Conv2d(16, 16, 3, groups=groups).parameters()
     expected = F.conv2d(x, weight, bias, stride, padding, groups=groups)
-    expected = F.gelu(expected, approximate="tanh") if gelu else expected
+    expected = F.gelu(expected, approximate=gelu) if gelu else expected
     out = conv2d(x, weight, bias, stride, padding, groups, gelu)
     assert out.requires_grad and weight.shape not in calls
     torch.testing.assert_close(out, expected)
@@ -87,7 +88,7 @@ def test_convolution_is_fused_in_inference_only(monkeypatch, gelu, groups, strid
 
 
 def test_without_onednn(monkeypatch):
-    mlp, x = MlpTanhGELU(16, 40), torch.randn(2, 5, 7, 16)
+    mlp, x = Mlp(16, 40, "tanh"), torch.randn(2, 5, 7, 16)
     monkeypatch.setattr(pointwise, "onednn_conv2d", None)
     with torch.inference_mode():
         torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
@@ -96,13 +97,13 @@ def test_without_onednn(monkeypatch):
 
 
 def test_factory_arguments():
-    mlp = MlpTanhGELU(16, 40, device="meta", dtype=torch.bfloat16)
+    mlp = Mlp(16, 40, device="meta", dtype=torch.bfloat16)
     assert {(p.device.type, p.dtype) for p in mlp.parameters()} == {("meta", torch.bfloat16)}
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_function_transforms():
-    mlp, x = MlpTanhGELU(16, 40), torch.randn(3, 2, 5, 7, 16)
+    mlp, x = Mlp(16, 40, "tanh"), torch.randn(3, 2, 5, 7, 16)
     torch.testing.assert_close(torch.func.vmap(mlp)(x), plain_mlp(mlp, x))
     expected = torch.func.grad(lambda x: plain_mlp(mlp, x).square().sum())(x[0])
     torch.testing.assert_close(torch.func.grad(lambda x: mlp(x).square().sum())(x[0]), expected, rtol=1e-5, atol=1e-5)
