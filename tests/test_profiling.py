@@ -4,7 +4,7 @@ import timm
 from torch import nn
 
 from backbones.layers.attention import NeighborhoodAttention2d
-from backbones.profiling import count_macs, count_parameters
+from backbones.profiling import count_macs, count_parameters, count_traffic
 
 
 def test_convolution():
@@ -36,3 +36,18 @@ def test_neighborhood_attention_counts_its_window_only():
 
 def test_published_model():
     assert abs(count_macs(timm.create_model("nat_m", device="meta"), (3, 224, 224)) / 1e9 - 2.7) < 0.05
+
+
+def test_traffic_counts_what_goes_through_memory():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 16, bias=False)
+
+        def forward(self, x):
+            x = x.flatten(2).transpose(1, 2)  # views
+            return self.fc(x.contiguous()).mean(1)
+
+    pixels, floats = 4 * 6, 4
+    copy, weights, product, mean = 2 * 8 * pixels, 8 * 16, (8 + 16) * pixels, 16 * pixels + 16
+    assert count_traffic(Model(), (8, 4, 6)) == floats * (copy + weights + product + mean)
