@@ -73,7 +73,7 @@ def interleave(
             subject()
             wait()
             calls = []
-            while sum(calls) < seconds:
+            while not calls or sum(calls) < seconds:
                 start = time.perf_counter()
                 subject()
                 wait()
