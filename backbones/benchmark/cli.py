@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
         command.add_argument("--csv", metavar="FILE", help="write all results")
         command.add_argument("--json", metavar="FILE", help="write all results and the machine")
+        command.add_argument("--markdown", metavar="FILE", help="write the printed tables as Markdown")
     return parser
 
 
@@ -91,7 +92,7 @@ def _names(patterns: Sequence[str]) -> list[str]:
     return found
 
 
-def run_models(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+def run_models(args: argparse.Namespace, device: torch.device) -> tuple[list[dict[str, Any]], list[tuple[str, Cells]]]:
     """Times every model in every setting; the models of one setting take turns."""
     names = _names([*args.names, *([args.against] if args.against else [])])
     grid = itertools.product(args.tasks, map(_size, args.sizes), args.batch, args.precision, args.modes, args.layouts)
@@ -101,6 +102,7 @@ def run_models(args: argparse.Namespace, device: torch.device) -> list[dict[str,
     ]
     peaks = {p: machine_peak(device, getattr(torch, p.removeprefix("amp_"))) for p in args.precision}
     rows: list[dict[str, Any]] = []
+    tables = []
     with _progress() as bar:
         task = bar.add_task("timing", total=len(settings) * len(names) * args.rounds)
         for setting in settings:
@@ -112,9 +114,10 @@ def run_models(args: argparse.Namespace, device: torch.device) -> list[dict[str,
             for subject, timing in zip(subjects, timings):
                 memory = None if args.no_memory else peak_memory(subject, device)
                 rows.append(_model_row(subject, timing, base, memory, peaks[setting.precision]))
-            show_models(rows[-len(names) :], args.against)
+            tables.append(model_table(rows[-len(names) :], args.against))
+            show(*tables[-1])
             del subjects, subject
-    return rows
+    return rows, tables
 
 
 def _model_row(
@@ -179,35 +182,52 @@ def run_ops(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
     return rows
 
 
-def show_models(rows: Sequence[Mapping[str, Any]], against: str | None) -> None:
-    """Print the results of one setting."""
+Cells = list[list[str]]
+
+
+def model_table(rows: Sequence[Mapping[str, Any]], against: str | None) -> tuple[str, Cells]:
+    """Title and cells, the header first, of the results of one setting."""
     first = rows[0]
-    say = ", ".join(str(first[key]) for key in ("task", "size", "precision", "mode", "layout"))
-    console.print(f"{say}, batch {first['batch']}", style="bold", markup=False)
-    columns = ["model", "img/s", "ms p50", "p90", "p99", "peak MB", "params M", "GMACs", "GFLOP/s", "roofline"]
-    table = Table(*columns, *(["against " + against] if against else []), header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    title = ", ".join(str(first[key]) for key in ("task", "size", "precision", "mode", "layout"))
+    header = ["model", "img/s", "ms p50", "p90", "p99", "peak MB", "params M", "GMACs", "GFLOP/s", "roofline"]
+    cells = [header + ([f"against {against}"] if against else [])]
     for row in rows:
-        cells = [row["model"], f"{row['img_per_s']:.2f}", *(f"{row[f'ms_p{p}']:.1f}" for p in (50, 90, 99))]
-        cells += [str(row[key]) for key in ("peak_mb", "params_m", "gmacs", "gflop_per_s", "roofline")]
+        line = [row["model"], f"{row['img_per_s']:.2f}", *(f"{row[f'ms_p{p}']:.1f}" for p in (50, 90, 99))]
+        line += [str(row[key]) for key in ("peak_mb", "params_m", "gmacs", "gflop_per_s", "roofline")]
         if against:
-            cells.append(f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})")
-        table.add_row(*cells)
-    console.print(table)
+            line.append(f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})")
+        cells.append(line)
+    return f"{title}, batch {first['batch']}", cells
 
 
-def show_ops(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the results of operators."""
-    columns = ["operator", "pass", "ms", "plain ms", "times as fast", "peak MB", "plain MB", "of peak flops"]
-    table = Table(*columns, header_style="bold")
-    for column in table.columns[2:]:
-        column.justify = "right"
+def op_table(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Cells]:
+    """Title and cells, the header first, of the results of operators."""
+    cells = [["operator", "pass", "ms", "plain ms", "times as fast", "peak MB", "plain MB", "of peak flops"]]
     for row in rows:
         spread = f"{row['ratio']:.1f} ({row['ratio_low']:.1f} to {row['ratio_high']:.1f})"
-        cells = [row["operator"], row["pass"], f"{row['ms']:.2f}", f"{row['plain_ms']:.2f}", spread]
-        table.add_row(*cells, *(str(row[key]) for key in ("peak_mb", "plain_peak_mb", "peak_share")))
+        line = [row["operator"], row["pass"], f"{row['ms']:.2f}", f"{row['plain_ms']:.2f}", spread]
+        cells.append([*line, *(str(row[key]) for key in ("peak_mb", "plain_peak_mb", "peak_share"))])
+    return "operators against their plain forms", cells
+
+
+def show(title: str, cells: Cells) -> None:
+    """Print a table."""
+    console.print(title, style="bold", markup=False)
+    table = Table(*cells[0], header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in cells[1:]:
+        table.add_row(*line)
     console.print(table)
+
+
+def markdown(tables: Sequence[tuple[str, Cells]]) -> str:
+    """Tables in GitHub's Markdown."""
+    lines: list[str] = []
+    for title, cells in tables:
+        lines += [f"{title}:", "", f"| {' | '.join(cells[0])} |", f"|{' --- |' * len(cells[0])}"]
+        lines += [f"| {' | '.join(line)} |" for line in cells[1:]] + [""]
+    return "\n".join(lines)
 
 
 def _top1(name: str, given: Mapping[str, float]) -> float | None:
@@ -258,11 +278,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = torch.device(args.device)
         machine = describe_machine(device)
         messages.print(", ".join(f"{key} {value}" for key, value in machine.items()), markup=False)
-        rows = run_models(args, device) if args.command == "models" else run_ops(args, device)
-        if args.command == "ops":
-            show_ops(rows)
-        elif args.plot or args.pareto:
+        if args.command == "models":
+            rows, tables = run_models(args, device)
             _plots(args, rows)
+        else:
+            rows = run_ops(args, device)
+            tables = [op_table(rows)]
+            show(*tables[0])
+        if args.markdown:
+            with replacing(args.markdown) as aside:
+                aside.write_text(markdown(tables), encoding="utf-8")
         if args.csv:
             write_csv(args.csv, rows)
         if args.json:
