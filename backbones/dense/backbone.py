@@ -15,10 +15,10 @@ from torch import nn
 from backbones.checkpoints import WeightsError, identify, read_checkpoint
 from backbones.checkpoints.convert import fitted_dense, tensors_of
 from backbones.checkpoints.identify import describe
+from backbones.checkpoints.report import record_loading
 from backbones.dense.checkpoint import local_file
 from backbones.dense.register import MODELS
 from backbones.dense_backbone import DenseBackbone
-from backbones.train.report import record_loading
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
 

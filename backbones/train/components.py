@@ -14,6 +14,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.models import load_state_dict, resolve_model_input_args
 from torch import nn
 
+from backbones.checkpoints.report import LoadReport, load_report, record_loading
 from backbones.train.data import (
     DataError,
     ImageSource,
@@ -26,7 +27,6 @@ from backbones.train.data import (
 from backbones.train.distributed import World
 from backbones.train.loader import EvalLoader, TrainLoader
 from backbones.train.modelio import ModelError, check_model_name
-from backbones.train.report import LoadReport, load_report, record_loading
 
 
 class SubsetSource(ImageSource):

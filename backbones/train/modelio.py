@@ -19,8 +19,8 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from backbones.checkpoints import WeightsError, renamed
+from backbones.checkpoints.report import LoadReport, load_report, record_loading
 from backbones.checkpoints.store import file_sha256
-from backbones.train.report import LoadReport, load_report, record_loading
 
 __all__ = [
     "LoadedModel",

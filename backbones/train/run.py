@@ -19,6 +19,7 @@ import timm
 import torch
 
 from backbones import __version__
+from backbones.checkpoints.report import LoadReport
 from backbones.files import write_csv
 from backbones.train import components, folder, report
 from backbones.train.checkpoint import CheckpointFolder
@@ -182,7 +183,7 @@ class Run:
             "command": shlex.join(self.command),
         }
 
-    def _introduce(self, how: str, loaded: report.LoadReport | None) -> None:
+    def _introduce(self, how: str, loaded: LoadReport | None) -> None:
         options, loader, p = self.options, self.train_loader, self.trainer.progress
         parameters = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
         sampler = loader.sampler
