@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from backbones.train.cli_common import guarded, messages, say
-from backbones.train.data import DataError, DigitsDataset
+from backbones.dense.cli_common import guarded, messages, say
+from backbones.dense.config import DenseError
 
 SPLITS = ("train", "val")
 CLASSES = tuple("0123456789")
@@ -39,10 +39,11 @@ PHOTOGRAPH = len(CLASSES) + 1  # its number in the class maps
 MARKER = "scenes.json"
 FORMAT = 1  # of what a seed gives; counts up when the scenes change
 HELD_OUT = 0.3  # right-hand share of the photographs that val scenes are cropped from
-DIGITS_PER_SCENE = (4, 9)
-SIDES = (0.16, 0.42)  # a digit's side, of the scene's shorter side
-TURN = 25.0  # degrees, either way
+DIGITS_PER_SCENE = (5, 10)
+SIDES = (0.15, 0.36)  # a digit's side, of the scene's shorter side
+TURN = 15.0  # degrees, either way
 INK = 0.4  # grey value from which a pixel of an enlarged digit is ink
+SHADOW = 0.08  # width of a digit's shadow, of its side
 MIN_VISIBLE = 0.6  # least share of a digit's ink that digits over it leave
 MAX_BOX_OVERLAP = 0.5  # of two digits' boxes, as a share of the smaller
 
@@ -52,7 +53,7 @@ class Settings:
     """What decides the scenes, to the byte (with the same versions of NumPy, Pillow and scikit-learn).
 
     Raises:
-        DataError: A value is out of range.
+        DenseError: A value is out of range.
     """
 
     train: int = 800
@@ -63,11 +64,11 @@ class Settings:
     def __post_init__(self) -> None:
         for name in SPLITS:
             if not 1 <= getattr(self, name) < 10**6:
-                raise DataError(f"--{name} must be from 1 to 999999 scenes, not {getattr(self, name)}.")
+                raise DenseError(f"--{name} must be from 1 to 999999 scenes, not {getattr(self, name)}.")
         if not all(64 <= side <= 2048 for side in self.size):
-            raise DataError(f"--size must be from 64 to 2048 pixels, not {self.size[0]} x {self.size[1]}.")
+            raise DenseError(f"--size must be from 64 to 2048 pixels, not {self.size[0]} x {self.size[1]}.")
         if self.seed < 0:
-            raise DataError(f"--seed must be 0 or more, not {self.seed}.")
+            raise DenseError(f"--seed must be 0 or more, not {self.seed}.")
 
     def marker(self) -> dict[str, Any]:
         """What the marker of a complete folder holds."""
@@ -99,10 +100,14 @@ class Sources:
     """
 
     def __init__(self, split: str) -> None:
-        from sklearn.datasets import load_sample_images
+        from sklearn.datasets import load_digits, load_sample_images
 
-        digits = DigitsDataset(split, in_chans=1)
-        self.digits, self.labels = digits.pixels, digits.labels
+        digits = load_digits()
+        # The fifth, tenth, ... of every class is held out: the same ones on every machine.
+        order = np.array([np.count_nonzero(digits.target[:i] == label) for i, label in enumerate(digits.target)])
+        chosen = (order % 5 == 4) == (split == "val")
+        self.digits = (digits.images[chosen] * (255 / 16)).round().astype(np.uint8)
+        self.labels = digits.target[chosen].tolist()
         whole = load_sample_images().images
         borders = [round(image.shape[1] * (1 - HELD_OUT)) for image in whole]
         self.photographs = [
@@ -139,7 +144,7 @@ def compose(sources: Sources, size: tuple[int, int], rng: np.random.Generator) -
         covers_too_much = any(share < MIN_VISIBLE * area for share, area in zip(seen, areas))
         if covers_too_much or any(_overlap(box, other) > MAX_BOX_OVERLAP for other in boxes):
             continue
-        canvas[place] += alpha[..., None] * (_paint(canvas[place], alpha, rng) - canvas[place])
+        _paint(canvas[place], alpha, rng)
         instances = after
         labels.append(sources.labels[index])
         areas.append(int(seen[-1]))
@@ -161,7 +166,7 @@ def _background(sources: Sources, size: tuple[int, int], rng: np.random.Generato
 
 
 def _glyph(ink: np.ndarray, side: float, angle: float) -> np.ndarray:
-    """An `(8, 8)` digit enlarged to `side` pixels and turned by `angle` degrees: its opacity, cropped to its ink."""
+    """An `(8, 8)` digit enlarged to `side` pixels and turned by `angle` degrees: its opacity, and room for a shadow."""
     padded = Image.fromarray(np.pad(ink, 2))  # so that strokes at the border end softly
     enlarged = round(side * padded.width / ink.shape[1])
     image = padded.resize((enlarged, enlarged), Image.Resampling.BICUBIC)
@@ -170,16 +175,20 @@ def _glyph(ink: np.ndarray, side: float, angle: float) -> np.ndarray:
     alpha = np.clip((grey - INK) * max(side / 16, 1.0) + 0.5, 0.0, 1.0)
     alpha[alpha < 0.02] = 0.0
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
-    return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.pad(alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], math.ceil(SHADOW * side))
 
 
-def _paint(under: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A colour that stands out from what lies under the digit, shaded from one side: `(H, W, 3)`."""
-    bright = float((under.mean(-1) * alpha).sum() / alpha.sum()) > 0.5
-    saturation = rng.uniform(0.2, 1.0) if bright else rng.uniform(0.0, 0.6)
-    value = rng.uniform(0.05, 0.4) if bright else rng.uniform(0.8, 1.0)
-    colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), saturation, value))
-    return np.clip(colour * _ramp(alpha.shape, rng, 0.25)[..., None], 0.0, 1.0)
+def _paint(canvas: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> None:
+    """Put ink of a light colour, shaded from one side, and its shadow on `canvas`, `(H, W, 3)`.
+
+    The shadow lets the ink stand out from any photograph and from ink below; it belongs to what it falls on.
+    """
+    radius = (alpha.shape[0] - np.count_nonzero(alpha.any(1))) / 4
+    blurred = Image.fromarray(np.round(alpha * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(radius))
+    canvas *= 1 - rng.uniform(0.6, 0.9) * np.minimum(np.asarray(blurred) / 128.0, 1.0)[..., None]
+    colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, 0.6), rng.uniform(0.75, 1.0)))
+    shaded = np.clip(colour * _ramp(alpha.shape, rng, 0.25)[..., None], 0.0, 1.0)
+    canvas += alpha[..., None] * (shaded - canvas)
 
 
 def _lit(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -307,25 +316,25 @@ def make_scenes(folder: str | os.PathLike, settings: Settings, overwrite: bool =
         Whether they were written: False where they are there already.
 
     Raises:
-        DataError: The folder holds other scenes, or something else (which is never replaced).
+        DenseError: The folder holds other scenes, or something else (which is never replaced).
     """
     folder = Path(os.path.abspath(folder))
     if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file: give another --out.")
+        raise DenseError(f"{folder} is a file: give another --out.")
     if folder.is_dir() and any(folder.iterdir()):
         try:
             found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise DataError(f"{folder} holds something else than scenes: give another --out.") from None
+            raise DenseError(f"{folder} holds something else than scenes: give another --out.") from None
         if not overwrite:
             if found != settings.marker():
-                raise DataError(
+                raise DenseError(
                     f"{folder} holds scenes of other settings ({_listed(found)}; asked for are "
                     f"{_listed(settings.marker())}): give --overwrite to replace them, or another --out."
                 )
             missing = next(missing_files(folder, settings), None)
             if missing is not None:
-                raise DataError(f"{missing} is missing: give --overwrite to make the scenes again.")
+                raise DenseError(f"{missing} is missing: give --overwrite to make the scenes again.")
             return False
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -337,7 +346,7 @@ def make_scenes(folder: str | os.PathLike, settings: Settings, overwrite: bool =
                 write_split(aside, settings, split, progress)
             (aside / MARKER).write_text(json.dumps(settings.marker(), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"Cannot write the scenes to {folder}: {error.strerror or error}.") from error
+        raise DenseError(f"Cannot write the scenes to {folder}: {error.strerror or error}.") from error
     return True
 
 
@@ -362,13 +371,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None) -> None:
     args = _parser().parse_args(argv)
     settings = Settings(args.train, args.val, tuple(args.size), args.seed)
     written = make_scenes(args.out, settings, args.overwrite)
     counts = f"{settings.train} training and {settings.val} held-out scenes"
     say(f"{args.out}: wrote {counts}" if written else f"{args.out}: has these {counts} already")
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

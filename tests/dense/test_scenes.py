@@ -12,8 +12,8 @@ from PIL import Image
 from rich.progress import Progress
 
 from backbones.dense import scenes
+from backbones.dense.config import DenseError
 from backbones.dense.scenes import Settings, Sources, compose, main, make_scenes
-from backbones.train.data import DataError
 
 SMALL = Settings(train=6, val=4, size=(96, 128), seed=3)
 
@@ -150,7 +150,7 @@ def test_an_incomplete_folder_is_named(tmp_path):
     make_scenes(tmp_path / "scenes", settings)
     lost = tmp_path / "scenes/masks/val/000001.png"
     lost.unlink()
-    with pytest.raises(DataError, match=r"masks/val/000001\.png is missing: give --overwrite"):
+    with pytest.raises(DenseError, match=r"masks/val/000001\.png is missing: give --overwrite"):
         make_scenes(tmp_path / "scenes", settings)
     assert make_scenes(tmp_path / "scenes", settings, overwrite=True)
     assert lost.is_file()
@@ -159,10 +159,10 @@ def test_an_incomplete_folder_is_named(tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_of_something_else_is_never_touched(tmp_path, overwrite):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="something else than scenes: give another --out"):
+    with pytest.raises(DenseError, match="something else than scenes: give another --out"):
         make_scenes(tmp_path, Settings(1, 1, (64, 64)), overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-    with pytest.raises(DataError, match="is a file"):
+    with pytest.raises(DenseError, match="is a file"):
         make_scenes(tmp_path / "thesis.txt", Settings(1, 1, (64, 64)), overwrite)
 
 
