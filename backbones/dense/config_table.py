@@ -43,7 +43,8 @@ def measured_cells(cfg: Config) -> list[str]:
     model = build_model(cfg, "meta")
     params = count_parameters(model)
     height, width = cfg.cost_size
-    return [f"{params / 1e6:.1f}", f"{count_macs(model, (height, width)) / 1e9:.0f}", f"{height} x {width}"]
+    macs = count_macs(model, (height, width)) / 1e9
+    return [f"{params / 1e6:.1f}", f"{macs:.1f}" if macs < 20 else f"{macs:.0f}", f"{height} x {width}"]
 
 
 def row(path: Path, task: str, cells: list[str]) -> str:
