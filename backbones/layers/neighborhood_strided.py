@@ -1,9 +1,10 @@
 """Neighborhood attention and window products over strided views of tiles, with a hand-written backward.
 
 This is the eager CPU path. Its tiles fit the map exactly, so nothing is padded. Along an axis a dilation group of L
-positions is cut into one tile at either border, where windows are clamped, and equal tiles between them (see `split`).
-All inner tiles of all groups then share one mask, and a map is a handful of jobs (border or inner tiles on the row axis
-times the same on the column axis), each a batch of equal dense attention problems. The queries and the overlapping key
+positions is cut into one tile at either border, where windows are clamped, and equal tiles between them
+(`neighborhood_spans.split`). All inner tiles of all groups then share one mask, or need none where a stride makes their
+queries share one window, and a map is a handful of jobs (border or inner tiles on the row axis times the same on the
+column axis), each a batch of equal dense attention problems. The queries and the overlapping key
 blocks of a job are views of the (B, H, W, heads, C) map with suitable strides; a job is worked off in chunks whose
 scores stay in the cache. The backward pass recomputes the scores, so nothing larger than the inputs is kept.
 """
@@ -11,9 +12,7 @@ scores stay in the cache. The backward pass recomputes the scores, so nothing la
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,114 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from backbones.layers.autocast import backward_without_autocast
 from backbones.layers.cache import shape_cache
-
-CHUNK = 1 << 18  # scores worked on at a time, small enough for the cache (1 MiB in float32)
-TILES = (6, 17)  # least and greatest inner tile, exclusive
-TILE_COST = 3  # what a key of a block costs beyond its products with the tile's queries, in queries along one axis
-
-
-class Span(NamedTuple):
-    """Equal tiles along one axis: `tiles` tiles of `tile` queries and `block` keys in each of `groups` groups."""
-
-    kernel: int
-    dilation: int
-    group: int  # first group
-    groups: int
-    tile: int
-    tiles: int
-    query: int  # position in the group of the first query of the first tile
-    block: int
-    key: int  # position in the group of the first key of the first tile's block
-    offsets: tuple[int, ...]  # per query of a tile, where its window starts in the block
-
-    @lru_cache(maxsize=1024)  # noqa: B019 - a span is a tuple of numbers
-    def segments(self) -> list[tuple[int, int, int, int]]:
-        """(first query, queries, window start of the first, 1 if the window slides with the query else 0) runs."""
-        runs: list[tuple[int, int, int, int]] = []
-        for u, offset in enumerate(self.offsets):
-            if runs:
-                first, count, start, slope = runs[-1]
-                step = offset - self.offsets[u - 1]
-                if count == 1 or step == slope:
-                    runs[-1] = (first, count + 1, start, step)
-                    continue
-            runs.append((u, 1, offset, 0))
-        return runs
-
-    def pieces(self, limit: int) -> Iterator[Span]:
-        """Cut the span so that every piece has at most `limit` tiles, if possible."""
-        if self.groups * self.tiles <= limit:
-            yield self
-        elif self.groups > 1:
-            size = max(1, limit // self.tiles)
-            for g in range(0, self.groups, size):
-                part = self._replace(group=self.group + g, groups=min(size, self.groups - g))
-                yield from part.pieces(limit)
-        else:
-            size = max(1, limit)
-            for t in range(0, self.tiles, size):
-                shift = t * self.tile
-                yield self._replace(tiles=min(size, self.tiles - t), query=self.query + shift, key=self.key + shift)
-
-
-def _reach(first: int, count: int, length: int, kernel: int) -> tuple[int, int]:
-    """First key and number of keys that the windows of `count` queries from `first` on cover."""
-    starts = [min(max(p - kernel // 2, 0), length - kernel) for p in (first, first + count - 1)]
-    return starts[0], starts[1] + kernel - starts[0]
-
-
-@lru_cache(maxsize=1024)
-def split(length: int, kernel: int) -> tuple[tuple[int, int], ...]:
-    """Cut `length` positions into runs of equal tiles: ((tile, tiles), ...) for border, inner tiles and border.
-
-    A tile of T queries reads up to T + K - 1 keys: small tiles do less work that is masked afterwards, large tiles copy
-    fewer keys twice. The cut with the least sum of (T + TILE_COST) * keys is taken.
-    """
-
-    def cost(cut: tuple[tuple[int, int], ...]) -> int:
-        total, first = 0, 0
-        for tile, tiles in cut:
-            total += tiles * (tile + TILE_COST) * _reach(first, tile, length, kernel)[1]
-            first += tile * tiles
-        return total
-
-    cuts = [((length, 1),)]
-    border = max(kernel // 2, 1)  # the clamped windows of a border belong to its one tile
-    for tile in range(*TILES):
-        for tiles in range((length - 2 * border) // tile + 1):
-            rest = length - tile * tiles
-            cuts.append(tuple(c for c in ((rest - rest // 2, 1), (tile, tiles), (rest // 2, 1)) if c[1]))
-    return min(cuts, key=cost)
-
-
-@lru_cache(maxsize=1024)
-def spans(size: int, kernel: int, dilation: int) -> tuple[Span, ...]:
-    """All spans of an axis of `size` positions (at least kernel * dilation)."""
-    result = []
-    longer = size % dilation  # groups that have one position more than the others
-    for group, groups, length in ((0, longer, size // dilation + 1), (longer, dilation - longer, size // dilation)):
-        first = 0
-        for tile, tiles in split(length, kernel) if groups else ():
-            key, block = _reach(first, tile, length, kernel)
-            starts = (min(max(p - kernel // 2, 0), length - kernel) for p in range(first, first + tile))
-            offsets = tuple(s - key for s in starts)
-            result.append(Span(kernel, dilation, group, groups, tile, tiles, first, block, key, offsets))
-            first += tile * tiles
-    return tuple(result)
-
-
-def jobs(sizes: torch.Size, kernel: tuple[int, int], dilation: tuple[int, int]) -> Iterator[tuple[Span, Span]]:
-    """(row span, column span) of every job on maps (B, H, W, ...)."""
-    return product(spans(sizes[1], kernel[0], dilation[0]), spans(sizes[2], kernel[1], dilation[1]))
-
-
-def chunks(batch: int, heads: int, rows: Span, cols: Span) -> Iterator[tuple[slice, Span]]:
-    """Parts of a job of about CHUNK scores: images of the batch and a piece of the row span."""
-    scores = heads * rows.tile * cols.tile * rows.block * cols.block * cols.groups * cols.tiles
-    images = max(1, CHUNK // (scores * rows.groups * rows.tiles))
-    for first in range(0, batch, images):
-        for piece in rows.pieces(max(1, CHUNK // scores)):
-            yield slice(first, first + images), piece
+from backbones.layers.neighborhood_spans import Span, chunks, jobs
 
 
 def view(x: Tensor, rows: Span, cols: Span, keys: bool = False) -> Tensor:
@@ -180,6 +72,15 @@ def job_mask(table: Tensor, rows: Span, cols: Span) -> Tensor:
     return mask.flatten(3, 4).flatten(1, 2)
 
 
+def attention_mask(bias: Tensor | None, rows: Span, cols: Span, like: Tensor) -> Tensor | None:
+    """`job_mask` of a table or of none; None where nothing is added and nothing masked."""
+    if bias is None:
+        if rows.dense and cols.dense:
+            return None
+        bias = like.new_zeros(1, 2 * rows.kernel - 1, 2 * cols.kernel - 1)
+    return job_mask(bias, rows, cols)
+
+
 def window_views(dense: Tensor, rows: Span, cols: Span) -> Iterator[tuple[Tensor, slice, slice]]:
     """The window slots of a job's queries inside of dense weights (B, Gh, th, Gw, tw, heads, Th, Tw, Nh, Nw).
 
@@ -216,14 +117,16 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
 
 
 class StridedAttention(torch.autograd.Function):
-    """softmax(scale * q @ k + bias) @ v; q, k, v (B, H, W, heads, C), bias (heads or 1, 2K - 1, 2K - 1)."""
+    """softmax(scale * q @ k + bias) @ v; q, k, v (B, H, W, heads, C), bias (heads, 2K - 1, 2K - 1) or None."""
 
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kernel, dilation, scale: float) -> Tensor:
+    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel, dilation, stride, scale: float) -> Tensor:
         heads = q.shape[3]
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        for rows, cols in jobs(q.shape, kernel, dilation):
-            mask = job_mask(bias, rows, cols)[None].expand(-1, heads, -1, -1)
+        for rows, cols in jobs(q.shape, kernel, dilation, stride):
+            mask = attention_mask(bias, rows, cols, q)
+            if mask is not None:
+                mask = mask[None].expand(-1, heads, -1, -1)
             for part, piece in chunks(q.shape[0], heads, rows, cols):
                 # Heads stay innermost in memory, which makes the copies of the blocks long runs.
                 tile = view(out[part], piece, cols)
@@ -240,7 +143,7 @@ class StridedAttention(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         ctx.save_for_backward(*inputs[:4], output)
-        ctx.kernel, ctx.dilation, ctx.scale = inputs[4:]
+        ctx.window, ctx.scale = inputs[4:7], inputs[7]
 
     @staticmethod
     @once_differentiable
@@ -250,28 +153,32 @@ class StridedAttention(torch.autograd.Function):
         heads, dtype = q.shape[3], _sum_dtype(q)
         grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         grad_k, grad_v = (torch.zeros(q.shape, dtype=dtype, device=q.device) for _ in range(2))
-        grad_bias = torch.zeros_like(bias, dtype=dtype)
-        for rows, cols in jobs(q.shape, ctx.kernel, ctx.dilation):
+        grad_bias = torch.zeros_like(bias, dtype=dtype) if ctx.needs_input_grad[3] else None
+        for rows, cols in jobs(q.shape, *ctx.window):
             with torch.enable_grad():
-                table = bias.detach().to(dtype).requires_grad_()
-                table_mask = job_mask(table, rows, cols)
-            mask = table_mask.detach().expand(heads, -1, -1)
-            grad_mask = torch.zeros(mask.shape, dtype=dtype, device=q.device)
+                table = None if bias is None else bias.detach().to(dtype).requires_grad_(grad_bias is not None)
+                table_mask = attention_mask(table, rows, cols, grad_k)
+            mask = None if table_mask is None else table_mask.detach().expand(heads, -1, -1)
+            grad_mask = None if grad_bias is None else torch.zeros_like(mask, memory_format=torch.contiguous_format)
             for part, piece in chunks(q.shape[0], heads, rows, cols):
                 query, grad_out, o = (_flat(view(x[part], piece, cols), dtype) for x in (q, grad, out))
                 key, value = (_flat(view(x[part], piece, cols, keys=True), dtype) for x in (k, v))
                 scores = torch.bmm(query.mul_(ctx.scale), key.transpose(1, 2))
-                scores.view(-1, *mask.shape).add_(mask)
+                if mask is not None:
+                    scores.view(-1, *mask.shape).add_(mask)
                 attn = torch.softmax(scores, -1)
                 add_blocks(grad_v[part], torch.bmm(attn.transpose(1, 2), grad_out), piece, cols)
                 grad_scores = torch.bmm(grad_out, value.transpose(1, 2), out=scores)
                 grad_scores.sub_(o.mul_(grad_out).sum(-1, keepdim=True)).mul_(attn)
-                grad_mask += grad_scores.view(-1, *mask.shape).sum(0)
+                if grad_mask is not None:
+                    grad_mask += grad_scores.view(-1, *mask.shape).sum(0)
                 add_blocks(grad_k[part], torch.bmm(grad_scores.transpose(1, 2), query), piece, cols)
                 tile = view(grad_q[part], piece, cols)
                 tile.copy_(torch.bmm(grad_scores, key).mul_(ctx.scale).view(tile.shape))
-            grad_bias += torch.autograd.grad(table_mask, table, grad_mask.sum_to_size(table_mask.shape))[0]
-        return grad_q, grad_k.to(q.dtype), grad_v.to(q.dtype), grad_bias.to(bias.dtype), None, None, None
+            if grad_bias is not None:
+                grad_bias += torch.autograd.grad(table_mask, table, grad_mask)[0]
+        grad_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
+        return grad_q, grad_k.to(q.dtype), grad_v.to(q.dtype), grad_bias, None, None, None, None
 
 
 class StridedProduct(torch.autograd.Function):

@@ -6,6 +6,9 @@ block of about T + K - 1 keys. A tile is then a dense product of its queries wit
 outside of a query's own window are masked. Blocks of neighboring tiles overlap, so the copies of keys and values are
 linear in the number of pixels, whatever K is. The two axes are cut independently.
 
+With a stride s > 1 a tile is a number m of whole stride groups, and its block, K + (m - 1) s keys, is placed where its
+windows are: no key is padded, and with m = 1 nothing is masked.
+
 Everything here is written so that sizes may be symbolic (torch.compile, torch.export).
 """
 
@@ -19,13 +22,15 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
 from backbones.layers.cache import shape_cache
+from backbones.layers.neighborhood_spans import reach
 
 
 class Axis(NamedTuple):
     """How one axis is cut. All lengths count positions of one group; ints, or symbolic ints while a graph is captured.
 
     Query slot u of tile t is position ``t * tile + u - lead`` of its group; key slot w of that tile's block is position
-    ``t * step + w - halo``. Slots outside of the group are padding.
+    ``t * step + w - halo``, after moving the block into the group if it is fitted. Slots outside of the group are
+    padding.
     """
 
     size: int  # n, positions of the whole axis
@@ -39,6 +44,13 @@ class Axis(NamedTuple):
     block: int  # keys of a block
     step: int  # distance between the starts of consecutive blocks
     halo: int  # padded keys before the first position
+    stride: int = 1  # s, queries that share a window
+    fitted: bool = False  # whether blocks that stick out of their group are moved into it
+
+    @property
+    def dense(self) -> bool:
+        """Whether every query of a tile attends to its whole block."""
+        return self.stride > 1 and self.tile == self.stride and self.block == self.kernel
 
 
 def _tile_size(length: int, kernel: int, ragged: bool) -> int:
@@ -49,8 +61,15 @@ def _tile_size(length: int, kernel: int, ragged: bool) -> int:
     return max(kernel + int(ragged), 8 if length % 7 else 7)
 
 
-def plan_axis(size: int, kernel: int, dilation: int) -> Axis:
-    """Cut an axis of `size` positions for windows of `kernel` positions, `dilation` apart (all >= 1, kernel odd)."""
+def plan_axis(size: int, kernel: int, dilation: int, stride: int = 1, floor: int = 8) -> Axis:
+    """Cut an axis of `size` positions for windows of `kernel` positions, `dilation` apart, one for every `stride`
+    queries (all >= 1, kernel odd, stride at most kernel).
+
+    `floor` matters for strides: attention over fewer queries along an axis is taken to be no faster. It is 8 for GPUs,
+    whose kernels work on 64 rows of a matrix at a time.
+    """
+    if stride > 1:
+        return _plan_strided(size, kernel, dilation, stride, floor)
     radius = kernel // 2
     length = (size + dilation - 1) // dilation
     if is_static(size):
@@ -76,17 +95,54 @@ def plan_axis(size: int, kernel: int, dilation: int) -> Axis:
     return Axis(size, kernel, dilation, length, ragged, tile, tiles, lead, tile + 2 * reach, tile, lead + reach)
 
 
+def _plan_strided(size: int, kernel: int, dilation: int, stride: int, floor: int) -> Axis:
+    """`plan_axis` for a stride above 1."""
+    length = (size + dilation - 1) // dilation
+    halo = kernel // 2 - stride // 2
+    if not is_static(size):
+        # At most K queries, and one tile more where it is K, so that every map has two tiles or more.
+        tile = kernel // stride * stride
+        tiles = length // tile + 1 if tile == kernel else (length + tile - 1) // tile
+        block = kernel + tile - stride
+        return Axis(size, kernel, dilation, length, dilation > 1, tile, tiles, 0, block, tile, halo, stride, True)
+    ragged = size % dilation != 0
+    if stride == kernel and size % (dilation * kernel) == 0:
+        return Axis(size, kernel, dilation, length, ragged, kernel, length // kernel, 0, kernel, kernel, 0, stride)
+    plans = [Axis(size, kernel, dilation, length, ragged, length, 1, 0, length, 1, 0, stride)]
+    half = (length + 1) // 2
+    start = min(reach(half, 1, length, kernel, stride)[0], length - kernel - int(ragged))
+    block = max(reach(0, half, length, kernel, stride)[1], length - start)
+    if block < length:  # two tiles, whose blocks start and end with the group
+        plans.append(Axis(size, kernel, dilation, length, ragged, half, 2, 0, block, length - block, 0, stride))
+    for tile in range(stride, max(kernel, 8) + 4, stride):
+        tiles, block = (length + tile - 1) // tile, kernel + tile - stride
+        if block <= length:
+            plans.append(Axis(size, kernel, dilation, length, ragged, tile, tiles, 0, block, tile, halo, stride, True))
+
+    def cost(plan: Axis) -> int:
+        """Queries plus 3 (what copying a key costs) times keys, and a quarter of it for a mask."""
+        return plan.tiles * (max(plan.tile, floor) + 3) * plan.block * (4 if plan.dense else 5)
+
+    return min(plans, key=cost)
+
+
 def is_static(size: int) -> bool:
     """Whether a size is a number, and not a symbol of a graph with dynamic sizes."""
     return isinstance(size, int) and has_static_value(size)
+
+
+def _is_uniform(axis: Axis) -> bool:
+    """Whether blocks are equal distances apart, so that they can be cut by padding and unfolding."""
+    return is_static(axis.size) and not axis.fitted
 
 
 def axis_offsets(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of one axis, tile by tile.
 
     Returns:
-        query position (G, tiles, T, 1), window start (G, tiles, T, 1) and key position (1, tiles, 1, block), where G is
-        1 if all groups have the same length and the dilation otherwise. Padded queries repeat the nearest real one.
+        query position (G, tiles, T, 1), window start (G, tiles, T, 1) and key position (1 or G, tiles, 1, block), where
+        G is 1 if all groups have the same length and the dilation otherwise. Padded queries repeat the nearest real
+        one.
     """
 
     def steps(n: int) -> Tensor:
@@ -98,9 +154,13 @@ def axis_offsets(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tens
     tile = steps(axis.tiles).view(1, -1, 1, 1)
     query = tile * axis.tile + steps(axis.tile).view(1, 1, -1, 1) - axis.lead
     query = torch.minimum(query.clamp(min=0), length - 1)
-    start = torch.minimum((query - axis.kernel // 2).clamp(min=0), length - axis.kernel)
-    key = tile * axis.step + steps(axis.block).view(1, 1, 1, -1) - axis.halo
-    return query, start, key
+    leader = query // axis.stride * axis.stride + axis.stride // 2 if axis.stride > 1 else query
+    start = torch.minimum((leader - axis.kernel // 2).clamp(min=0), length - axis.kernel)
+    first = tile * axis.step - axis.halo
+    if axis.fitted:
+        # A block longer than its group starts before it.
+        first = torch.minimum(first.clamp(min=0), length - axis.block)
+    return query, start, first + steps(axis.block).view(1, 1, 1, -1)
 
 
 @shape_cache(256)
@@ -122,6 +182,12 @@ def slot_index(axis: Axis, device: torch.device) -> Tensor:
     return torch.where(inside, key - start, axis.kernel)
 
 
+@shape_cache(256)
+def key_index(axis: Axis, device: torch.device) -> Tensor:
+    """Index on the axis of every key of every block: (d, tiles, block)."""
+    return _map_index(axis, axis_offsets(axis, device)[2].squeeze(2))
+
+
 def cut_queries(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
     """(B, H, W, heads, C) -> (B, G_h, G_w, tiles_h, tiles_w, heads, T_h * T_w, C): tiles of every dilation group."""
     if is_static(rows.size) and is_static(cols.size):
@@ -135,11 +201,17 @@ def cut_queries(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
 
 def cut_keys(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
     """(B, H, W, heads, C) -> (B, G_h, G_w, tiles_h, tiles_w, heads, block_h * block_w, C): overlapping key blocks."""
-    if is_static(rows.size) and is_static(cols.size):
+    if _is_uniform(rows) and _is_uniform(cols):
         spans = [(axis.tiles - 1) * axis.step + axis.block for axis in (rows, cols)]
         x = _pad(_group(x, rows, cols), rows.halo, cols.halo, *spans)
         x = x.unfold(3, rows.block, rows.step).unfold(4, cols.block, cols.step)
         return x.permute(0, 1, 2, 3, 4, 5, 7, 8, 6).flatten(6, 7)
+    if is_static(rows.size) and is_static(cols.size):
+        # One axis after the other: the gradient of each is a plain index_add.
+        for dim, axis in ((1, rows), (4, cols)):
+            index = key_index(axis, x.device)
+            x = x.index_select(dim, index.flatten()).unflatten(dim, index.shape)
+        return x.permute(0, 1, 4, 2, 5, 7, 3, 6, 8).flatten(6, 7)
     i, j = (_map_index(axis, axis_offsets(axis, x.device)[2].squeeze(2)) for axis in (rows, cols))
     x = x[:, i[:, None, :, None, :, None], j[None, :, None, :, None, :]]
     return x.permute(0, 1, 2, 3, 4, 7, 5, 6, 8).flatten(6, 7)

@@ -191,6 +191,6 @@ def test_errors_name_the_remedy() -> None:
     with pytest.raises(ValueError, match="one shape"):
         neighborhood_attention(q, q[:, :12], q, 7)
     with pytest.raises(ValueError, match="backend must be one of"):
-        neighborhood_attention(q, q, q, 7, backend="natten")
+        neighborhood_attention(q, q, q, 7, backend="flash")
     with pytest.raises(ValueError, match=r"\(1, 2, 20, 13, 25\), got \(1, 2, 20, 13, 9\)"):
         neighborhood_av(torch.zeros(1, 2, 20, 13, 9), torch.zeros(1, 2, 20, 13, 4), 5)

@@ -17,6 +17,8 @@ DIM, HEADS = 8, 2
 class Attention(nn.Module):
     """Neighborhood attention of one qkv projection, with a position table."""
 
+    stride = 1
+
     def __init__(self, kernel: int, dilation: int) -> None:
         super().__init__()
         self.kernel, self.dilation = kernel, dilation
@@ -25,7 +27,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(3, (3, HEADS, -1)).unbind(3)
-        return neighborhood_attention(q, k, v, self.kernel, self.dilation, self.rpb).flatten(3)
+        return neighborhood_attention(q, k, v, self.kernel, self.dilation, self.rpb, stride=self.stride).flatten(3)
+
+
+class Strided(Attention):
+    stride = 2
+
+
+class Blocked(Attention):
+    """Without a position table, so that nothing is masked where the map divides."""
+
+    stride = 3
+
+    def __init__(self, kernel: int, dilation: int) -> None:
+        super().__init__(kernel, dilation)
+        self.rpb = None
 
 
 class Weights(nn.Module):
@@ -44,7 +60,7 @@ class Weights(nn.Module):
         return neighborhood_av(attn, v, self.kernel, self.dilation).permute(0, 2, 3, 1, 4).flatten(3)
 
 
-CASES = [(Attention, 3, 1), (Attention, 3, 2), (Weights, 3, 1), (Weights, 3, 2)]
+CASES = [(Attention, 3, 1), (Attention, 3, 2), (Strided, 3, 2), (Blocked, 3, 1), (Weights, 3, 1), (Weights, 3, 2)]
 SIZES = [(14, 15), (6, 6), (21, 9)]
 
 
@@ -112,7 +128,7 @@ def test_fx_leaf(kind, kernel: int, dilation: int) -> None:
     """timm's feature extractor keeps the operators whole, gives the same bits and runs at another size."""
     model = _model(kind, kernel, dilation).eval()
     names = [n for n in get_graph_node_names(model)[1] if n.startswith("neighborhood")]
-    expected = ["neighborhood_attention"] if kind is Attention else ["neighborhood_bias", "neighborhood_av"]
+    expected = ["neighborhood_bias", "neighborhood_av"] if kind is Weights else ["neighborhood_attention"]
     assert names == expected
     extractor = create_feature_extractor(model, {"flatten": "out"})
     for size in SIZES:
@@ -134,7 +150,7 @@ def test_traces_do_not_poison_eager() -> None:
     assert all(type(t) is Tensor and t.isfinite().all() for t in out)
 
 
-@pytest.mark.parametrize("kind", [Attention, Weights])
+@pytest.mark.parametrize("kind", [Attention, Strided, Blocked, Weights])
 def test_meta(kind) -> None:
     with torch.device("meta"):
         assert kind(3, 2)(torch.empty(2, 14, 15, DIM)).shape == (2, 14, 15, DIM)
