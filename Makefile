@@ -1,4 +1,4 @@
-# make demo: train, validate and predict on embedded digits.   make test: lint and the whole test suite.
+# make demo: train, validate and predict on embedded digits.   make test: lint and the whole test suite; needs setup-dense.
 # make demo-detection, make demo-segmentation: the same for a detector and a segmentor, on digits in photographs.
 # make setup-dense: install what detection and segmentation need; builds mmcv, 5 minutes on 2 free cores.
 PYTHON ?= python3
@@ -9,7 +9,7 @@ DEMO := runs/demo
 DETECTION := output/demo-detection
 SEGMENTATION := output/demo-segmentation
 
-.PHONY: help demo demo-detection demo-segmentation test test-dense lint format clean setup-dense
+.PHONY: help demo demo-detection demo-segmentation test lint format clean setup-dense
 .DEFAULT_GOAL := help
 
 help:
@@ -89,11 +89,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: lint
-	$(BIN)/python -m pytest -q -n 2
-
-test-dense: lint $(VENV)/.dense
-	$(BIN)/python -m pytest -q tests/dense tests/openmmlab
+test: lint $(VENV)/.dense
+	$(BIN)/python -m pytest -q -n 2 tests tests/openmmlab
 
 clean:
 	rm -rf $(VENV) runs output data/scenes .pytest_cache .ruff_cache
