@@ -8,7 +8,7 @@ model = dict(
     rpn_head=dict(
         in_channels=width,
         feat_channels=width,
-        anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),  # digits are 20 to 70 pixels wide
+        anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),  # digits are 20 to 60 pixels high
     ),
     # Small regions are cut from finer maps than COCO's: those of 28 to 56 pixels from stride 8.
     roi_head=dict(
