@@ -136,6 +136,8 @@ def _model_row(
         **{f"ms_p{p}": round(1000 * timing.percentile(p / 100), 3) for p in (50, 90, 99)},
         "peak_mb": "" if memory is None else round(memory / 1e6, 1),
         "gflop_per_s": round(2 * passes * macs * batch / timing.seconds / 1e9, 1),
+        "machine_gflop_per_s": round(machine.flops / 1e9, 1),
+        "machine_gb_per_s": round(machine.bytes / 1e9, 1),
         "roofline": round(
             machine.least_seconds(2 * macs * batch * passes, traffic * batch * passes) / timing.seconds, 3
         ),
@@ -175,6 +177,7 @@ def run_ops(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
                     "ratio_high": round(high, 2),
                     "peak_mb": "" if memory[0] is None else round(memory[0] / 1e6, 1),
                     "plain_peak_mb": "" if memory[1] is None else round(memory[1] / 1e6, 1),
+                    "machine_gflop_per_s": round(machine.flops / 1e9, 1),
                     "peak_share": round(flops / timings[0].seconds / machine.flops, 3),
                 }
             )
@@ -197,7 +200,8 @@ def model_table(rows: Sequence[Mapping[str, Any]], against: str | None) -> tuple
         if against:
             line.append(f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})")
         cells.append(line)
-    return f"{title}, batch {first['batch']}", cells
+    best = f"at best {first['machine_gflop_per_s']:.0f} GFLOP/s and {first['machine_gb_per_s']:.0f} GB/s"
+    return f"{title}, batch {first['batch']}; this machine reaches {best}", cells
 
 
 def op_table(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Cells]:

@@ -71,6 +71,6 @@ def guarded(run: Callable[[Sequence[str] | None], None], argv: Sequence[str] | N
         messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        messages.print("Interrupted; --resume goes on from the last checkpoint.", style="yellow")
+        messages.print("Interrupted. A training goes on with --resume.", style="yellow")
         return 130
     return 0
