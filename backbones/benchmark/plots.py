@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.transforms import Bbox
 
 from backbones.figures import BLUE, INK, MUTED, ORANGE, save_figure, style_axes
 
@@ -15,6 +17,13 @@ from backbones.figures import BLUE, INK, MUTED, ORANGE, save_figure, style_axes
 def _figure() -> tuple[Figure, Any]:
     figure = Figure(figsize=(8.0, 5.2), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Ticks at 1, 2, 5, 10, ... of a logarithmic axis, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def plot_resolution(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str) -> Path:
@@ -41,6 +50,7 @@ def plot_resolution(rows: Sequence[Mapping[str, Any]], path: str | Path, title: 
     axes.set_xticks(sides)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
+    _plain_numbers(axes.yaxis)
     axes.set_xlabel("image side (pixels)", fontsize=9, color=MUTED)
     axes.set_ylabel("images/s", fontsize=9, color=MUTED)
     axes.legend(fontsize=8.5, frameon=False, labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -70,11 +80,36 @@ def plot_pareto(points: Mapping[str, tuple[float, float]], path: str | Path, tit
     style_axes(axes, title)
     front = pareto(points)
     axes.plot(*zip(*(points[name] for name in front)), color=ORANGE, linewidth=1.4, zorder=1)
-    for name, (speed, top1) in points.items():
-        axes.plot(speed, top1, "o", color=ORANGE if name in front else BLUE, markersize=6)
-        axes.annotate(name, (speed, top1), xytext=(5, 4), textcoords="offset points", fontsize=8, color=INK)
+    for name, point in points.items():
+        axes.plot(*point, "o", color=ORANGE if name in front else BLUE, markersize=6)
     axes.set_xscale("log")
+    _plain_numbers(axes.xaxis)
     axes.margins(x=0.12, y=0.08)
     axes.set_xlabel("images/s", fontsize=9, color=MUTED)
     axes.set_ylabel("published top-1 (%)", fontsize=9, color=MUTED)
+    _label(figure, axes, points)
     return save_figure(figure, path)
+
+
+def _label(figure: Figure, axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Name every point beside it, on the first side where the name covers nothing else."""
+    figure.draw_without_rendering()
+    frame = axes.get_window_extent()
+    taken = [Bbox.from_extents(*(at - 6), *(at + 6)) for at in axes.transData.transform(list(points.values()))]
+    for name, point in sorted(points.items(), key=lambda item: -item[1][1]):
+        for last, (x, y) in enumerate(((6, 4), (-6, 4), (6, -11), (-6, -11)), start=-3):
+            text = axes.annotate(
+                name,
+                point,
+                xytext=(x, y),
+                textcoords="offset points",
+                ha="left" if x > 0 else "right",
+                fontsize=8,
+                color=INK,
+            )
+            box = text.get_window_extent()
+            free = frame.x0 <= box.x0 and box.x1 <= frame.x1 and not any(box.overlaps(other) for other in taken)
+            if free or last == 0:
+                taken.append(box)
+                break
+            text.remove()
