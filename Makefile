@@ -90,7 +90,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 test: lint $(VENV)/.dense
-	$(BIN)/python -m pytest -q -n 2 tests tests/openmmlab
+	$(BIN)/python -m pytest -q -n 2
 
 clean:
 	rm -rf $(VENV) runs output data/scenes .pytest_cache .ruff_cache
