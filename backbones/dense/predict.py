@@ -167,7 +167,10 @@ def make_visualizer(cfg: Config, meta: Mapping[str, Any]) -> Any:
         options["alpha"] = options.get("alpha", 0.6)
     with VISUALIZERS.switch_scope_and_registry(scope=cfg.default_scope) as registry:
         visualizer = registry.build({**options, "name": "backbones"})
-    visualizer.dataset_meta = dict(meta)
+    meta = dict(meta)
+    if not isinstance(meta.get("palette"), str | None):
+        meta["palette"] = [tuple(colour) for colour in meta["palette"]]  # as lists mmdet cannot draw them
+    visualizer.dataset_meta = meta
     return visualizer
 
 

@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 from PIL import Image
 
 from backbones.checkpoints import WeightsError
 from backbones.dense import cli_look, cli_predict, cli_test, cli_train, runner
 from backbones.dense.checkpoint import read
 from backbones.dense.config import load_config, read_categories
+from backbones.dense.predict import draw_sample, make_visualizer
 from tests.openmmlab.folders import COLOURS, SIDE, detection_config, segmentation_config, write_ade, write_coco
 
 
@@ -171,6 +174,17 @@ def test_browsing_draws_annotations(trained, tmp_path):
     assert len(pictures) == 3
     with Image.open(pictures[0]) as picture:
         assert max(picture.size) == 512
+
+
+def test_colours_may_be_lists(detection, tmp_path):
+    cfg = load_config(detection.config)
+    sample = DetDataSample()
+    sample.gt_instances = InstanceData(bboxes=torch.tensor([[8.0, 8.0, 40.0, 50.0]]), labels=torch.tensor([1]))
+    visualizer = make_visualizer(cfg, {"classes": ("a", "b"), "palette": [[255, 0, 0], [0, 255, 0]]})
+    draw_sample(visualizer, np.zeros((SIDE, SIDE, 3), np.uint8), sample, tmp_path / "a.png", draw_pred=False)
+    with Image.open(tmp_path / "a.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).astype(int)
+    assert (pixels[:, 1] - pixels[:, [0, 2]].max(1)).max() > 150  # the second colour, green
 
 
 def test_costs(trained, capsys):
