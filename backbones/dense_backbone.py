@@ -45,7 +45,8 @@ class DenseBackbone(nn.Module):
         frozen_stages: Freeze the stem (0) and that many stages (1, ...): no gradients, always in evaluation mode.
             Output norms are trained, as no ImageNet file holds them. -1 freezes nothing.
         norm_eval: Keep every BatchNorm in evaluation mode, so that its statistics stay; its weights are trained.
-        **model_args: Further arguments of the model (`dilations`, `n_win`, `window_size`, ...).
+        **model_args: Further arguments of the model (`dilations`, `n_win`, `window_size`, ...). Those of the authors'
+            dense models are the default where they differ from the classifiers' (`Family.dense_args`).
 
     Maps `(B, in_chans, H, W)` to a tuple of `(B, C_i, H / r_i, W / r_i)`; `channels` and `reductions` describe them.
 
@@ -78,7 +79,8 @@ class DenseBackbone(nn.Module):
             out_norm = self.family.dense_norm_type if self.family else "layer"
         dd = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
         optional = {} if drop_path_rate is None else {"drop_path_rate": drop_path_rate}
-        self._args = {"in_chans": in_chans, **optional, **model_args, **dd}
+        published = self.family.dense_args if self.family else {}
+        self._args = {**published, "in_chans": in_chans, **optional, **model_args, **dd}
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.out_indices = out_indices
         self.model = self.create_model(pretrained)

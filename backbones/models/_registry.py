@@ -79,6 +79,7 @@ class Family:
         dense_norm_eps: Epsilon of those norms, and of `Stage.norm` in dense models.
         dense_trunk_norms: Indices of outputs whose norm also feeds the next stage, so that it is there even where the
             output is not returned.
+        dense_args: Constructor arguments of the authors' dense models where they differ from the classifiers'.
         dense_only: Regex of the model's keys that belong to `forward_dense` alone, so that no ImageNet file has them.
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
@@ -101,6 +102,7 @@ class Family:
     dense_norm: str | None = None
     dense_norm_eps: float = 1e-5
     dense_trunk_norms: Sequence[int] = ()
+    dense_args: Mapping[str, Any] = field(default_factory=dict)
     dense_only: str | None = None
     convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)

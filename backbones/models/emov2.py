@@ -298,6 +298,7 @@ _COMMON = {
     "key_map": _KEYS,
     "convert": _convert,
     "dense_norm_type": None,
+    "dense_args": {"window_size": 10},
     # A layer scale of 1e-6 leaves nothing of a feature map that half precision or a few steps could show.
     "tiny": {"dims": (16, 24, 32, 48), "depths": (1, 2, 2, 2), "head_dims": (8, 8, 16, 16), "layer_scale": 0.1},
 }

@@ -29,7 +29,7 @@ DENSE = {
     "nat/nat_mini-dense": ({"model": "nat_m"}, 1e-5),
     "dinat/dinat_mini-dense": ({"model": "dinat_m", "dilations": "coco"}, 1e-5),
     "dinat/dinat_mini-seg": ({"model": "dinat_m", "dilations": "ade20k"}, 1e-5),
-    "emov2/EMO2_1M_k5_hybrid-dense": ({"model": "emov2_1m", "window_size": 10}, 5e-6),
+    "emov2/EMO2_1M_k5_hybrid-dense": ({"model": "emov2_1m"}, 5e-6),
     "overlock/overlock_xt-dense-det": ({"model": "overlock_xt", "overview_out": True}, 1e-4),
     "overlock/overlock_xt-dense-seg": ({"model": "overlock_xt"}, 1e-4),
     "patnet/partialnet_t0-dense": ({"model": "patnet_t0"}, 1e-5),

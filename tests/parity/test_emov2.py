@@ -55,7 +55,7 @@ def test_features_only():
 @torch.inference_mode()
 def test_dense():
     fixture = load(FIXTURES / "emov2/EMO2_1M_k5_hybrid-dense.json.gz")
-    backbone = DenseBackbone("emov2_1m", window_size=10).eval()
+    backbone = DenseBackbone("emov2_1m").eval()
     backbone.load_state_dict(backbone.convert_checkpoint(official_state_dict(fixture)))
     assert sum(p.numel() for p in backbone.parameters()) == fixture["parameters"]
     for run in fixture["runs"]:

@@ -6,9 +6,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        model="emov2_1m", pretrained="in1k", window_size=10, frozen_stages=1, norm_eval=True, drop_path_rate=0.04036
-    ),
+    backbone=dict(model="emov2_1m", pretrained="in1k", frozen_stages=1, norm_eval=True, drop_path_rate=0.04036),
     neck=dict(in_channels=[48, 80, 180]),
 )
 train_dataloader = dict(batch_size=4)

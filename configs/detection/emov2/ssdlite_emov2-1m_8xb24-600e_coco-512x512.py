@@ -7,7 +7,7 @@ _base_ = [
 custom_imports = dict(imports=["backbones.dense", "backbones.dense.heads"], allow_failed_imports=False)
 
 model = dict(
-    backbone=dict(model="emov2_1m", pretrained="in1k", window_size=10, norm_eval=True, drop_path_rate=0.04036),
+    backbone=dict(model="emov2_1m", pretrained="in1k", norm_eval=True, drop_path_rate=0.04036),
     neck=dict(in_channels=[80, 180], out_channels=[80, 180, 512, 256, 256, 128]),
     bbox_head=dict(
         in_channels=[80, 180, 512, 256, 256, 128],

@@ -6,7 +6,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(model="emov2_1m", pretrained="in1k", window_size=10, drop_path_rate=0.04036),
+    backbone=dict(model="emov2_1m", pretrained="in1k", drop_path_rate=0.04036),
     # The dilations of the head are not published: these are the usual ones.
     decode_head=dict(in_channels=180, channels=256),
     auxiliary_head=dict(in_channels=80),
