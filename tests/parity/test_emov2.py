@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 
-from backbones.dense import DenseBackbone
+from tests.parity.checks import check_dense, check_maps, published
 from tests.parity.models import CLASSIFICATION
-from tests.parity.parity import load, make_input, official_state_dict, worst_error
+from tests.parity.parity import load, make_input, worst_error
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 5e-6  # a wrong epsilon of the BatchNorms moves the outputs by 1e-5
@@ -31,36 +31,26 @@ PARAMETERS = {
 @torch.inference_mode()
 def test_classification(path):
     fixture = load(FIXTURES / f"{path}.json.gz")
-    overlay = {"state_dict": official_state_dict(fixture)}
-    model = timm.create_model(NAMES[path], pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    model = published(NAMES[path], fixture)
     assert sum(p.numel() for p in model.parameters()) == fixture["parameters"]
     for run in fixture["runs"]:
         x = make_input(run["input"])
         final, maps = model.forward_intermediates(x)
         assert worst_error(run["logits"], model.forward_head(final)) < TOLERANCE
-        for expected, got in zip(run["features"], maps, strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+        check_maps(run["features"], maps, TOLERANCE)
 
 
 @torch.inference_mode()
 def test_features_only():
     fixture = load(FIXTURES / "emov2/EMO2_1M_k5_hybrid.json.gz")
-    overlay = {"state_dict": official_state_dict(fixture)}
-    model = timm.create_model("emov2_1m", features_only=True, pretrained=True, pretrained_cfg_overlay=overlay)
+    model = published("emov2_1m", fixture, features_only=True)
     run = fixture["runs"][0]
-    for expected, got in zip(run["features"], model.eval()(make_input(run["input"])), strict=True):
-        assert worst_error(expected, got) < TOLERANCE
+    check_maps(run["features"], model(make_input(run["input"])), TOLERANCE)
 
 
 @torch.inference_mode()
 def test_dense():
-    fixture = load(FIXTURES / "emov2/EMO2_1M_k5_hybrid-dense.json.gz")
-    backbone = DenseBackbone("emov2_1m").eval()
-    backbone.load_state_dict(backbone.convert_checkpoint(official_state_dict(fixture)))
-    assert sum(p.numel() for p in backbone.parameters()) == fixture["parameters"]
-    for run in fixture["runs"]:
-        for expected, got in zip(run["features"], backbone(make_input(run["input"])), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+    check_dense(FIXTURES / "emov2/EMO2_1M_k5_hybrid-dense.json.gz", "emov2_1m", TOLERANCE)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 
-from backbones.dense import DenseBackbone
+from tests.parity.checks import check_dense, check_maps, published
 from tests.parity.models import CLASSIFICATION
-from tests.parity.parity import load, make_input, official_state_dict, worst_error
+from tests.parity.parity import load, make_input, worst_error
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 1e-5
@@ -28,28 +28,18 @@ PARAMETERS = {
 @torch.inference_mode()
 def test_classification(path):
     fixture = load(FIXTURES / f"{path}.json.gz")
-    overlay = {"state_dict": official_state_dict(fixture)}
-    model = timm.create_model(NAMES[path], pretrained=True, pretrained_cfg_overlay=overlay).eval()
-    features = timm.create_model(
-        NAMES[path], pretrained=True, pretrained_cfg_overlay=overlay, features_only=True
-    ).eval()
+    model = published(NAMES[path], fixture)
+    features = published(NAMES[path], fixture, features_only=True)
     assert sum(p.numel() for p in model.parameters()) == fixture["parameters"]
     for run in fixture["runs"]:
         x = make_input(run["input"])
         assert worst_error(run["logits"], model(x)) < TOLERANCE
-        for expected, got in zip(run["features"], features(x), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+        check_maps(run["features"], features(x), TOLERANCE)
 
 
 @torch.inference_mode()
 def test_dense():
-    fixture = load(FIXTURES / "patnet/partialnet_t0-dense.json.gz")
-    backbone = DenseBackbone("patnet_t0").eval()
-    backbone.load_state_dict(backbone.convert_checkpoint(official_state_dict(fixture)))
-    assert sum(p.numel() for p in backbone.parameters()) == fixture["parameters"]
-    for run in fixture["runs"]:
-        for expected, got in zip(run["features"], backbone(make_input(run["input"])), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+    check_dense(FIXTURES / "patnet/partialnet_t0-dense.json.gz", "patnet_t0", TOLERANCE)
 
 
 @pytest.mark.parametrize("gate", [False, True])

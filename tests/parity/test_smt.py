@@ -7,6 +7,7 @@ import timm
 import torch
 
 from backbones.dense import DenseBackbone
+from tests.parity.checks import check_dense, check_maps, published
 from tests.parity.models import CLASSIFICATION
 from tests.parity.parity import load, make_input, official_state_dict, worst_error
 
@@ -27,28 +28,19 @@ PARAMETERS = {
 @torch.inference_mode()
 def test_classification(path):
     fixture = load(FIXTURES / f"{path}.json.gz")
-    overlay = {"state_dict": official_state_dict(fixture)}
-    model = timm.create_model(NAMES[path], pretrained=True, pretrained_cfg_overlay=overlay).eval()
-    net = timm.create_model(NAMES[path], pretrained=True, pretrained_cfg_overlay=overlay, features_only=True).eval()
+    model = published(NAMES[path], fixture)
+    net = published(NAMES[path], fixture, features_only=True)
     assert sum(p.numel() for p in model.parameters()) == fixture["parameters"]
     for run in fixture["runs"]:
         x = make_input(run["input"])
         assert worst_error(run["logits"], model(x)) < TOLERANCE
-        for expected, got in zip(run["features"], net(x), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
-        for expected, got in zip(run["features_dense"], model.forward_stages(x, normed=True), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+        check_maps(run["features"], net(x), TOLERANCE)
+        check_maps(run["features_dense"], model.forward_stages(x, normed=True), TOLERANCE)
 
 
 @torch.inference_mode()
 def test_dense():
-    fixture = load(FIXTURES / "smt/smt_tiny-dense.json.gz")
-    backbone = DenseBackbone("smt_t").eval()
-    backbone.load_state_dict(backbone.convert_checkpoint(official_state_dict(fixture)))
-    assert sum(p.numel() for p in backbone.parameters()) == fixture["parameters"]
-    for run in fixture["runs"]:
-        for expected, got in zip(run["features"], backbone(make_input(run["input"])), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+    check_dense(FIXTURES / "smt/smt_tiny-dense.json.gz", "smt_t", TOLERANCE)
 
 
 @torch.inference_mode()
@@ -59,8 +51,7 @@ def test_dense_maps_of_a_classifiers_file():
     state = {key: value for key, value in official_state_dict(fixture).items() if not key.startswith("head.")}
     backbone.load_state_dict(backbone.convert_checkpoint(state))
     for run in fixture["runs"]:
-        for expected, got in zip(run["features_dense"], backbone(make_input(run["input"])), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+        check_maps(run["features_dense"], backbone(make_input(run["input"])), TOLERANCE)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 
-from backbones.dense import DenseBackbone
+from tests.parity.checks import check_dense, check_maps, published
 from tests.parity.models import CLASSIFICATION
-from tests.parity.parity import load, make_input, official_state_dict, worst_error
+from tests.parity.parity import load, make_input, worst_error
 
 FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = 4e-5  # float32 itself errs by 1e-5 and more here: activations rise to 1e4 under the filling rule
@@ -28,37 +28,26 @@ PARAMETERS = {
 @torch.inference_mode()
 def test_classification(path):
     fixture = load(FIXTURES / f"{path}.json.gz")
-    overlay = {"state_dict": official_state_dict(fixture)}
-    model = timm.create_model(NAMES[path], pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    model = published(NAMES[path], fixture)
     assert sum(p.numel() for p in model.parameters()) == fixture["parameters"]
     for run in fixture["runs"]:
         x = make_input(run["input"])
         assert worst_error(run["logits"], model(x)) < TOLERANCE
-        for expected, got in zip(run["features"], model.forward_stages(x), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
-        for expected, got in zip(run["features_dense"], model.forward_stages(x, normed=True), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+        check_maps(run["features"], model.forward_stages(x), TOLERANCE)
+        check_maps(run["features_dense"], model.forward_stages(x, normed=True), TOLERANCE)
 
 
 @torch.inference_mode()
 def test_features_only():
     fixture = load(FIXTURES / "van/van_b0.json.gz")
-    overlay = {"state_dict": official_state_dict(fixture)}
-    model = timm.create_model("van_b0", pretrained=True, pretrained_cfg_overlay=overlay, features_only=True).eval()
+    model = published("van_b0", fixture, features_only=True)
     (run,) = fixture["runs"]
-    for expected, got in zip(run["features"], model(make_input(run["input"])), strict=True):
-        assert worst_error(expected, got) < TOLERANCE
+    check_maps(run["features"], model(make_input(run["input"])), TOLERANCE)
 
 
 @torch.inference_mode()
 def test_dense():
-    fixture = load(FIXTURES / "van/van_b0-dense.json.gz")
-    backbone = DenseBackbone("van_b0").eval()
-    backbone.load_state_dict(backbone.convert_checkpoint(official_state_dict(fixture)))
-    assert sum(p.numel() for p in backbone.parameters()) == fixture["parameters"]
-    for run in fixture["runs"]:
-        for expected, got in zip(run["features"], backbone(make_input(run["input"])), strict=True):
-            assert worst_error(expected, got) < TOLERANCE
+    check_dense(FIXTURES / "van/van_b0-dense.json.gz", "van_b0", TOLERANCE)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
