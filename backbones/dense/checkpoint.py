@@ -16,6 +16,7 @@ from torch import nn
 from backbones.checkpoints import Store, WeightsError, read_checkpoint
 from backbones.checkpoints.download import download
 from backbones.checkpoints.store import storing
+from backbones.dense.config import some
 
 _SHOWN = 5  # keys in a message
 
@@ -85,18 +86,14 @@ def load_weights(model: nn.Module, source: str | Path) -> dict[str, Any]:
     missing = [key for key in found.missing_keys if not key.endswith("num_batches_tracked")]
     if missing:
         raise WeightsError(
-            f"{source} is of another model: it lacks {len(missing)} of {len(own)} weights ({_some(missing)}); "
+            f"{source} is of another model: it lacks {len(missing)} of {len(own)} weights ({some(missing, _SHOWN)}); "
             "give the config that it was trained with."
         )
     if found.unexpected_keys:
-        print_log(f"{source}: not used: {_some(found.unexpected_keys)}", logger="current")
+        print_log(f"{source}: not used: {some(found.unexpected_keys, _SHOWN)}", logger="current")
     meta = checkpoint.get("meta") or {}
     data = {key.lower(): value for key, value in (meta.get("dataset_meta") or {}).items()}
     for key in ("classes", "palette"):  # where mmdet 2 and mmsegmentation 0 kept them
         if key not in data and meta.get(key.upper()) is not None:
             data[key] = meta[key.upper()]
     return data
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")

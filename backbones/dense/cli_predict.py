@@ -10,7 +10,7 @@ from rich.progress import track
 from backbones.dense.cli_common import guarded, messages, parser_of, read_config, say
 from backbones.dense.config import DenseError
 from backbones.dense.predict import Predictor, find_images, predict
-from backbones.dense.runner import build_model
+from backbones.dense.runner import build_model, without_starting_weights
 
 
 def run(argv: Sequence[str] | None) -> None:
@@ -27,12 +27,10 @@ def run(argv: Sequence[str] | None) -> None:
         raise DenseError(f"--score-thr is a score from 0 to 1, not {args.score_thr}.")
     if args.limit is not None and args.limit < 1:
         raise DenseError(f"--limit must be at least 1, not {args.limit}.")
-    cfg = read_config(args)
+    cfg = without_starting_weights(read_config(args))
     images = find_images(args.inputs)
     if args.limit and len(images) > args.limit:
         images = [images[i * len(images) // args.limit] for i in range(args.limit)]
-    for key in ("pretrained", "init_cfg"):  # the checkpoint holds every weight
-        cfg.model.backbone.pop(key, None)
     predictor = Predictor(build_model(cfg, args.checkpoint, args.device), cfg, args.score_thr)
     folder = Path(args.out_dir)
     bar = iter(track(images, "predicting", console=messages, transient=True, disable=not messages.is_terminal))

@@ -23,17 +23,15 @@ def run(argv: Sequence[str] | None) -> None:
     parser.add_argument("--tta", action="store_true", help="multi-scale test with flips, where the config has one")
     parser.add_argument("--out", metavar="FILE", help="json of the metrics (default: metrics.json in the work folder)")
     args = parser.parse_args(argv)
-    cfg = read_config(args)
+    cfg = runner.without_starting_weights(read_config(args))
     for remark in check(cfg, ["test"]):
         say(remark)
     if args.tta:
         _test_time_augmentation(cfg)
-    # The checkpoint holds every weight, so that nothing is fetched to start from.
-    for key in ("pretrained", "init_cfg"):
-        cfg.model.get("module", cfg.model).backbone.pop(key, None)
-    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
-        cfg.pop(key, None)
-    for key in ("val_dataloader", "val_cfg", "val_evaluator"):
+    for key in ("dataloader", "cfg"):
+        cfg.pop(f"train_{key}", None)
+        cfg.pop(f"val_{key}", None)
+    for key in ("val_evaluator", "optim_wrapper", "param_scheduler"):
         cfg.pop(key, None)
     cfg.load_from = None
     job = runner.build(cfg)

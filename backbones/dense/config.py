@@ -234,13 +234,14 @@ def _check_heads(cfg: Config, key: str, names: tuple[str, ...]) -> None:
             count = head["num_classes"]
         if count != len(names):
             raise DenseError(
-                f"{head_key} has {count} classes, but {key} has {len(names)} ({_some(names)}): "
+                f"{head_key} has {count} classes, but {key} has {len(names)} ({some(names)}): "
                 "give --classes with the names of the data's classes, or make num_classes and metainfo agree."
             )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(str, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+def some(names: Sequence[str], limit: int = _SHOWN) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")
 
 
 def read_categories(path: str | Path) -> list[str]:
@@ -274,13 +275,13 @@ def _check_categories(key: str, path: Path, names: tuple[str, ...]) -> list[str]
     remedy = "give --classes with the names of the annotations, in their order"
     missing = [name for name in names if name not in found]
     if missing:
-        raise DenseError(f"{path} has the categories {_some(found)}, but not {_some(missing)} of {key}: {remedy}.")
+        raise DenseError(f"{path} has the categories {some(found)}, but not {some(missing)} of {key}: {remedy}.")
     # mmdet numbers labels in the file's order, whatever the order of the config's names.
     used = [name for name in found if name in names]
     if used != list(names):
-        raise DenseError(f"{path} has the categories in the order {_some(used)}, not {_some(names)}: {remedy}.")
+        raise DenseError(f"{path} has the categories in the order {some(used)}, not {some(names)}: {remedy}.")
     left = [name for name in found if name not in names]
-    return [f"{path}: {len(left)} of {len(found)} categories are not used ({_some(left)})"] if left else []
+    return [f"{path}: {len(left)} of {len(found)} categories are not used ({some(left)})"] if left else []
 
 
 def _check_maps(key: str, cfg: Config, dataset: Any, names: tuple[str, ...]) -> None:

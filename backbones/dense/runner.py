@@ -85,6 +85,13 @@ def build_model(cfg: Config, checkpoint: str | None = None, device: str | None =
     return model.to(device or default_device()).eval()
 
 
+def without_starting_weights(cfg: Config) -> Config:
+    """The config whose model gets a checkpoint with every weight, so that nothing is fetched to start from."""
+    for key in ("pretrained", "init_cfg"):
+        cfg.model.backbone.pop(key, None)
+    return cfg
+
+
 def default_device() -> str:
     """The GPU, where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
