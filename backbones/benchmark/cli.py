@@ -14,7 +14,6 @@ from typing import Any
 import timm
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from timm.utils import ParseKwargs
 
@@ -24,9 +23,9 @@ from backbones.benchmark.models import PRECISIONS, TASKS, ModelSubject, Setting
 from backbones.benchmark.plots import plot_pareto, plot_resolution
 from backbones.files import replacing, write_csv
 from backbones.models import family_of
+from backbones.terminal import counting_bar, messages
 
 console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
-messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
 
 
 class BenchmarkError(ValueError):
@@ -70,11 +69,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
-
-
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) >= 32 for part in parts):
@@ -103,7 +97,7 @@ def run_models(args: argparse.Namespace, device: torch.device) -> tuple[list[dic
     peaks = {p: machine_peak(device, getattr(torch, p.removeprefix("amp_"))) for p in args.precision}
     rows: list[dict[str, Any]] = []
     tables = []
-    with _progress() as bar:
+    with counting_bar() as bar:
         task = bar.add_task("timing", total=len(settings) * len(names) * args.rounds)
         for setting in settings:
             subjects = [ModelSubject(name, setting, device, args.model_kwargs) for name in names]
@@ -156,7 +150,7 @@ def run_ops(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
     machine = machine_peak(device, dtype)
     cases = [case for group in args.groups for case in ops.GROUPS[group](args.batch)]
     rows = []
-    with _progress() as bar:
+    with counting_bar() as bar:
         task = bar.add_task("timing", total=4 * len(cases) * args.rounds)
         for case, backward in itertools.product(cases, (False, True)):
             subjects = list(ops.subjects(case, device, dtype, backward))

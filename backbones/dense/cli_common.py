@@ -16,10 +16,10 @@ from rich.table import Table
 from backbones.checkpoints import WeightsError
 from backbones.dense.config import DenseError, load_config
 from backbones.dense.ops import OperatorsError
+from backbones.terminal import messages
 
 #: Messages go to stderr, results to stdout. Off a terminal, lines are not folded.
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
 
 
 def parser_of(name: str, description: str | None, work_dir: bool = True) -> argparse.ArgumentParser:

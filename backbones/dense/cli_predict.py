@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import track
-
-from backbones.dense.cli_common import guarded, messages, parser_of, read_config, say
+from backbones.dense.cli_common import guarded, parser_of, read_config, say
 from backbones.dense.config import DenseError
 from backbones.dense.predict import Predictor, find_images, predict
 from backbones.dense.runner import build_model, without_starting_weights
+from backbones.terminal import counting_bar
 
 
 def run(argv: Sequence[str] | None) -> None:
@@ -33,8 +32,9 @@ def run(argv: Sequence[str] | None) -> None:
         images = [images[i * len(images) // args.limit] for i in range(args.limit)]
     predictor = Predictor(build_model(cfg, args.checkpoint, args.device), cfg, args.score_thr)
     folder = Path(args.out_dir)
-    bar = iter(track(images, "predicting", console=messages, transient=True, disable=not messages.is_terminal))
-    told, unreadable = predict(predictor, images, folder, lambda: next(bar, None))
+    with counting_bar() as bar:
+        task = bar.add_task("predicting", total=len(images))
+        told, unreadable = predict(predictor, images, folder, lambda: bar.advance(task))
     for name in unreadable:
         say(f"cannot be read: {name}")
     count = sum(len(entry.get("instances", ())) for entry in told)

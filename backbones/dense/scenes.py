@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from backbones.dense.cli_common import guarded, messages, say
+from backbones.dense.cli_common import guarded, say
 from backbones.dense.config import DenseError
+from backbones.terminal import counting_bar
 
 SPLITS = ("train", "val")
 CLASSES = tuple("0123456789")
@@ -336,11 +337,10 @@ def make_scenes(folder: str | os.PathLike, settings: Settings, overwrite: bool =
             if missing is not None:
                 raise DenseError(f"{missing} is missing: give --overwrite to make the scenes again.")
             return False
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with (
             replacing_folder(folder) as aside,
-            Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress,
+            counting_bar() as progress,
         ):
             for split in SPLITS:
                 write_split(aside, settings, split, progress)

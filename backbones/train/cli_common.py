@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from timm.utils import ParseKwargs
 
+from backbones.terminal import messages
 from backbones.train.data import DataError
 from backbones.train.distributed import default_device
 from backbones.train.evaluate import Forward
@@ -20,7 +21,6 @@ from backbones.train.modelio import LoadedModel, ModelError, load_model, recipe_
 #: Messages go to stderr, results to stdout, so that a result can be piped. Off a terminal, lines are not folded at 80.
 _WIDTH = None if sys.stdout.isatty() else 160
 console = Console(width=_WIDTH)
-messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, highlight=False)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

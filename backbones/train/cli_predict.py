@@ -7,9 +7,9 @@ import io
 import sys
 from collections.abc import Sequence
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from timm.data import create_transform
 
+from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
     add_model_arguments,
     check_arguments,
@@ -97,8 +97,7 @@ def run(argv: Sequence[str] | None) -> int:
     transform = create_transform(**config, is_training=False)
     loader = EvalLoader(source, transform, min(args.batch_size, len(source)), workers=workers)
     forward = make_forward(args, loaded, device)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
+    with counting_bar() as bar:
         task = bar.add_task("predicting", total=len(source))
         predictions, unreadable = predict(
             forward, loader, source, names, args.topk, truths, lambda count: bar.advance(task, count)

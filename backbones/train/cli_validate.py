@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from timm.data import create_transform
 
 from backbones.files import write_csv
+from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
     add_model_arguments,
     check_arguments,
@@ -143,8 +143,7 @@ def measure(
         pin_memory=device.type == "cuda",
     )
     forward = make_forward(args, loaded, device)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
+    with counting_bar() as bar:
         task = bar.add_task(spec, total=len(dataset))
         result = evaluate(forward, loader, outputs=outputs, real=real, progress=lambda n: bar.advance(task, n))
     if result.unreadable:
