@@ -30,6 +30,7 @@ from torch import Tensor
 from backbones._compat import is_plain_eager
 from backbones.layers import neighborhood_natten as natten
 from backbones.layers import neighborhood_tiles as tiles
+from backbones.layers import neighborhood_triton as triton
 from backbones.layers.cache import shape_cache
 from backbones.layers.neighborhood_strided import StridedAttention, StridedProduct
 
@@ -44,7 +45,7 @@ __all__ = [
 
 Pair = int | tuple[int, int]
 
-BACKENDS = ("auto", "strided", "tiled", "reference")
+BACKENDS = ("auto", "strided", "tiled", "triton", "reference")
 
 _default_backend = "auto"
 
@@ -85,9 +86,11 @@ def neighborhood_attention(
         bias: (heads, 2K_h - 1, 2K_w - 1), added to the logits at key minus query + K - 1; None for no bias.
         scale: factor of q @ k; head_dim ** -0.5 if None.
         backend: "tiled" (one dense product over padded tiles; ordinary operators, so it can be traced), "strided" (the
-            same over strided views with a hand-written backward; eager mode only), "natten" (the kernels of the natten
-            package, without bias), "reference" (gathers K * K keys for each query), or "auto": in eager mode strided on
-            CPU and natten where it is installed with its CUDA kernels and they take the inputs; tiled otherwise.
+            same over strided views with a hand-written backward; eager mode only), "triton" (kernels for CUDA devices,
+            which torch.compile takes as they are), "natten" (the kernels of the natten package, without bias),
+            "reference" (gathers K * K keys for each query), or "auto". That is strided on CPU in eager mode; on CUDA
+            triton, or in eager mode natten, where it is installed with its CUDA kernels; and tiled where none of them
+            takes the inputs, and in exported and traced graphs, which depend on no kernels of their own.
         stride: s <= K, one for both axes or (s_h, s_w); s queries share a window (1 sliding, K blocked).
 
     Returns:
@@ -95,8 +98,8 @@ def neighborhood_attention(
 
     Raises:
         ValueError: on shapes that do not fit, an even kernel size, a stride above it, a map smaller than K * d on an
-            axis, or a bias for natten.
-        ImportError: if natten is asked for and not installed.
+            axis, a bias for natten, or inputs that the asked for kernels do not take.
+        ImportError: if natten or triton is asked for and not installed.
     """
     _check_map(q, "q", 5)
     if k.shape != q.shape or v.shape != q.shape:
@@ -107,21 +110,23 @@ def neighborhood_attention(
         raise ValueError(f"bias must have shape (heads, 2K - 1, 2K - 1) = {expected}, got {_s(bias)}.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     backend = _check_backend(backend, (*BACKENDS, "natten"))
-    if backend == "auto" and is_plain_eager():
-        backend = "strided" if q.device.type == "cpu" else "tiled"
-        if bias is None and q.is_cuda and natten.runs_fast(*_autocast(q, k, v), kernel):
-            backend = "natten"
     if backend == "reference":
         return neighborhood_attention_reference(q, k, v, kernel, steps, bias, scale, strides)
+    q, k, v = _autocast(q, k, v)
+    if backend == "auto":
+        backend = _choose(q, k, v)
+        if bias is None and q.is_cuda and is_plain_eager() and natten.runs_fast(q, k, v, kernel):
+            backend = "natten"
     if backend == "natten":
         if bias is not None:
             raise ValueError('backend="natten" has no position bias: pass bias=None or use backend="auto".')
-        return natten.attention(*_autocast(q, k, v), kernel, steps, strides, scale)
+        return natten.attention(q, k, v, kernel, steps, strides, scale)
+    if backend == "triton":
+        triton.check(q, k, v)
+        return triton.attention(q, k, v, bias, kernel, steps, strides, scale)
     if backend == "strided":
-        q, k, v, bias = _autocast(q, k, v, bias)
-        return StridedAttention.apply(
-            q, k, v, None if bias is None else bias.to(q.dtype), kernel, steps, strides, scale
-        )
+        bias = None if bias is None else bias.to(q.dtype)
+        return StridedAttention.apply(q, k, v, bias, kernel, steps, strides, scale)
 
     floor = 6 if q.device.type == "cpu" else 8
     rows = tiles.plan_axis(_size(q.shape[1]), kernel[0], steps[0], strides[0], floor)
@@ -157,13 +162,15 @@ def neighborhood_av(attn: Tensor, v: Tensor, kernel_size: Pair, dilation: Pair =
         attn: (B, heads, H, W, K_h * K_w), any weights, window slots in row-major order.
         v: (B, heads, H, W, C).
         kernel_size, dilation: as in `neighborhood_attention`.
-        backend: "tiled", "strided", "reference" or "auto", as in `neighborhood_attention`.
+        backend: "tiled", "strided", "triton", "reference" or "auto", as in `neighborhood_attention`.
 
     Returns:
         (B, heads, H, W, C).
 
     Raises:
-        ValueError: on shapes that do not fit, an even kernel size, or a map smaller than K * d on an axis.
+        ValueError: on shapes that do not fit, an even kernel size, a map smaller than K * d on an axis, or inputs that
+            the asked for kernels do not take.
+        ImportError: if triton is asked for and not installed.
     """
     _check_map(v, "v", 5)
     kernel, steps, _ = _check_window(v.shape[2], v.shape[3], kernel_size, dilation)
@@ -174,8 +181,14 @@ def neighborhood_av(attn: Tensor, v: Tensor, kernel_size: Pair, dilation: Pair =
     if backend == "reference":
         return neighborhood_av_reference(attn, v, kernel, steps)
 
-    if backend == "strided" or (backend == "auto" and v.device.type == "cpu" and is_plain_eager()):
-        return StridedProduct.apply(*_autocast(attn, v), kernel, steps)
+    attn, v = _autocast(attn, v)
+    if backend == "auto":
+        backend = _choose(attn, v)
+    if backend == "strided":
+        return StridedProduct.apply(attn, v, kernel, steps)
+    if backend == "triton":
+        triton.check(attn, v)
+        return triton.product(attn, v, kernel, steps)
 
     rows = tiles.plan_axis(_size(v.shape[2]), kernel[0], steps[0])
     cols = tiles.plan_axis(_size(v.shape[3]), kernel[1], steps[1])
@@ -272,13 +285,23 @@ def _size(n: int) -> int:
     return int(n) if isinstance(n, Tensor) else n
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Cast as autocast casts the operands of a matrix product."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)
+    return tuple(t.to(dtype) for t in tensors)
+
+
+def _choose(*tensors: Tensor) -> str:
+    """What "auto" is for tensors in the type in which products are computed."""
+    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    if not (compiled or is_plain_eager()):
+        return "tiled"
+    if triton.runs_fast(*tensors):
+        return "triton"
+    return "strided" if tensors[0].device.type == "cpu" and not compiled else "tiled"
 
 
 def _check_backend(backend: str, known: tuple[str, ...] = BACKENDS) -> str:

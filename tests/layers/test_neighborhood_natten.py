@@ -104,7 +104,9 @@ def test_bias_and_inputs_that_natten_refuses(natten: Natten) -> None:
 
 
 def test_only_attention_has_a_natten_backend(natten: Natten) -> None:
-    with pytest.raises(ValueError, match="backend must be one of auto, strided, tiled, reference, got 'natten'"):
+    with pytest.raises(
+        ValueError, match="backend must be one of auto, strided, tiled, triton, reference, got 'natten'"
+    ):
         neighborhood_av(torch.zeros(1, 1, 9, 9, 9), torch.zeros(1, 1, 9, 9, 2), 3, backend="natten")
     with pytest.raises(ValueError, match="reference, got 'natten'"), use_backend("natten"):
         pass
@@ -135,6 +137,7 @@ def test_auto_takes_natten_on_cuda_where_its_kernels_do(
 ) -> None:
     natten.HAS_LIBNATTEN = libnatten
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(neighborhood.triton, "devices_have_kernels", lambda: False)
 
     class Tiled(Exception):
         pass

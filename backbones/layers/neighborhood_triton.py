@@ -1,0 +1,276 @@
+"""Neighborhood attention and window products by Triton kernels, as operators that torch.compile takes as they are.
+
+The kernels themselves are in `neighborhood_kernels` and `product_kernels`, which are imported when first launched:
+Triton comes with torch's builds for CUDA, but not with all others. With TRITON_INTERPRET=1 they run, slowly, on any
+device.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+INSTALLED = find_spec("triton") is not None
+
+# Widest heads for which attention's kernels keep their sums in registers, and those of products in any type.
+ATTENTION_DIM = {torch.float32: 32, torch.float16: 64, torch.bfloat16: 64}
+PRODUCT_DIM = 64
+COMPUTE_CAPABILITY = (8, 0)
+
+# Two rows of 16 columns hold the 14 x 14 keys that 8 x 8 queries with windows of 7 cover in 7 steps.
+TILE = (8, 8)
+BLOCK = (2, 16)
+
+
+@cache
+def _devices_have_kernels() -> bool:
+    if not INSTALLED or torch.version.hip is not None or not torch.cuda.is_available():
+        return False
+    return all(torch.cuda.get_device_capability(i) >= COMPUTE_CAPABILITY for i in range(torch.cuda.device_count()))
+
+
+@torch.compiler.assume_constant_result
+def devices_have_kernels() -> bool:
+    """Whether the kernels run on this machine's CUDA devices."""
+    return _devices_have_kernels()
+
+
+def runs_fast(*tensors: Tensor) -> bool:
+    """Whether there are kernels for these three maps, or weights and a map (..., dim)."""
+    return tensors[0].is_cuda and _refusal(*tensors) is None and devices_have_kernels()
+
+
+def _refusal(*tensors: Tensor) -> str | None:
+    """Why no kernel takes these three maps, or weights and a map (..., dim); None if one does."""
+    dtype, dim = tensors[-1].dtype, tensors[-1].shape[-1]
+    if dtype not in ATTENTION_DIM or any(x.dtype != dtype for x in tensors):
+        return f"takes tensors of one type, float32, float16 or bfloat16, not {[str(x.dtype) for x in tensors]}"
+    widest = ATTENTION_DIM[dtype] if len(tensors) == 3 else PRODUCT_DIM
+    return f"takes heads of at most {widest} channels in {dtype}, not {dim}" if dim > widest else None
+
+
+def check(*tensors: Tensor) -> None:
+    """Raise an error if no kernel takes these three maps, or weights and a map (..., dim).
+
+    Raises:
+        ImportError: if Triton is not installed.
+        ValueError: on another device or type, or on wider heads.
+    """
+    if not INSTALLED:
+        raise ImportError('backend="triton" needs the triton package: pip install triton.')
+    refusal = _refusal(*tensors)
+    if not tensors[0].is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        refusal = f"needs tensors on a CUDA device, not on {tensors[0].device}"
+    if refusal is not None:
+        raise ValueError(f'backend="triton" {refusal}: use backend="auto".')
+
+
+def _axes(v: Tensor, kernel: list[int], dilation: list[int]) -> tuple[list[int], int, dict[str, int | str]]:
+    """Sizes, number of programs and compile-time constants for a map (B, H, W, heads, dim)."""
+    batch, height, width, heads, dim = v.shape
+    lengths = [(size + d - 1) // d for size, d in zip((height, width), dilation)]
+    tiles = [(length + tile - 1) // tile for length, tile in zip(lengths, TILE)]
+    constants = {"DIM": dim, "WIDTH": max(16, 1 << (dim - 1).bit_length()), "PRECISION": _precision(v.dtype)}
+    # What fits into registers.
+    narrow = dim <= 32
+    constants |= {"num_warps": 4 if narrow else 8, "num_stages": 2 if narrow and v.dtype != torch.float32 else 1}
+    for name, pair in (("KERNEL", kernel), ("DILATION", dilation), ("TILE", TILE), ("BLOCK", BLOCK)):
+        constants[f"{name}_H"], constants[f"{name}_W"] = pair
+    programs = batch * heads * dilation[0] * dilation[1] * tiles[0] * tiles[1]
+    return [height, width, heads, *tiles], programs, constants
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """How products of float32 are computed: as torch's own may be; "tf32x3" is as exact as float32."""
+    return "tf32" if dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+
+
+def _launch(kernel, programs: int, *args, **constants) -> None:
+    """Start a kernel on the device of its first argument: Triton itself takes the current one."""
+    with torch.cuda.device(args[0].device) if args[0].is_cuda else nullcontext():
+        kernel[(programs,)](*args, **constants)
+
+
+def _strides(*maps: Tensor) -> list[int]:
+    """Strides of maps (B, H, W, heads, dim), but those of the last dimension."""
+    return [s for x in maps for s in x.stride()[:4]]
+
+
+def _unit(x: Tensor) -> Tensor:
+    """`x`, or a copy if the last dimension does not have unit stride."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _attention_arguments(q, k, v, bias, kernel, dilation, stride, scale):
+    sizes, programs, constants = _axes(v, kernel, dilation)
+    constants |= {"STRIDE_H": stride[0], "STRIDE_W": stride[1], "BIAS": bias is not None}
+    return [*_strides(q, k, v), *sizes, scale], programs, constants
+
+
+@torch.library.custom_op("backbones::neighborhood_attention", mutates_args=())
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel: list[int],
+    dilation: list[int],
+    stride: list[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The output (B, H, W, heads, dim) and the base-2 logarithm (B, heads, H, W) of what softmax divides by."""
+    from backbones.layers.neighborhood_kernels import attention_forward
+
+    q, k, v = (_unit(x) for x in (q, k, v))
+    out = q.new_empty(q.shape)
+    lse = q.new_empty((q.shape[0], q.shape[3], *q.shape[1:3]), dtype=torch.float32)
+    numbers, programs, constants = _attention_arguments(q, k, v, bias, kernel, dilation, stride, scale)
+    table = q if bias is None else bias.contiguous()
+    _launch(attention_forward, programs, q, k, v, table, out, lse, *numbers, **constants)
+    return out, lse
+
+
+@_attention.register_fake
+def _(q, k, v, bias, kernel, dilation, stride, scale):
+    return q.new_empty(q.shape), q.new_empty((q.shape[0], q.shape[3], *q.shape[1:3]), dtype=torch.float32)
+
+
+@torch.library.custom_op("backbones::neighborhood_attention_backward", mutates_args=())
+def _attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    kernel: list[int],
+    dilation: list[int],
+    stride: list[int],
+    scale: float,
+    grad_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and the bias; the last is empty unless `grad_bias`."""
+    from backbones.layers.neighborhood_kernels import attention_backward_keys, attention_backward_queries
+
+    q, k, v, grad = (_unit(x) for x in (q, k, v, grad.contiguous()))
+    delta = (grad * out).sum(-1, dtype=torch.float32).permute(0, 3, 1, 2).contiguous()
+    grads = [q.new_empty(q.shape) for _ in range(3)]
+    numbers, programs, constants = _attention_arguments(q, k, v, bias, kernel, dilation, stride, scale)
+    table = q if bias is None else bias.contiguous()
+    parts = q.new_empty((programs if grad_bias else 0, *(2 * size - 1 for size in kernel)), dtype=torch.float32)
+    inputs = (q, k, v, table, lse, grad, delta)
+    entries = [max(16, 1 << (2 * size - 2).bit_length()) for size in kernel]
+    _launch(
+        attention_backward_queries,
+        programs,
+        *inputs,
+        grads[0],
+        parts,
+        *numbers,
+        **constants,
+        GRAD_BIAS=grad_bias,
+        ENTRIES_H=entries[0],
+        ENTRIES_W=entries[1],
+        # One factor is zeros and ones, on which three passes would be wasted.
+        SUM_PRECISION="ieee" if constants["PRECISION"] == "tf32x3" else "tf32",
+    )
+    _launch(attention_backward_keys, programs, *inputs, *grads[1:], *numbers, **constants)
+    if not grad_bias:
+        return *grads, parts
+    return *grads, parts.view(q.shape[0], q.shape[3], -1, *parts.shape[1:]).sum((0, 2)).to(bias.dtype)
+
+
+@_attention_backward.register_fake
+def _(grad, q, k, v, bias, out, lse, kernel, dilation, stride, scale, grad_bias):
+    shape = bias.shape if grad_bias else (0, *(2 * size - 1 for size in kernel))
+    table = q.new_empty(shape, dtype=bias.dtype if grad_bias else torch.float32)
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape), table
+
+
+def _save_attention(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:4], *output)
+    ctx.numbers = inputs[4:]
+
+
+def _differentiate_attention(ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
+    q, k, v, bias, out, lse = ctx.saved_tensors
+    wanted = bias is not None and ctx.needs_input_grad[3]
+    grads = _attention_backward(grad, q, k, v, bias, out, lse, *ctx.numbers, wanted)
+    return *grads[:3], grads[3] if wanted else None, None, None, None, None
+
+
+_attention.register_autograd(_differentiate_attention, setup_context=_save_attention)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    kernel: tuple[int, int],
+    dilation: tuple[int, int],
+    stride: tuple[int, int],
+    scale: float,
+) -> Tensor:
+    """`neighborhood_attention` by the kernels; arguments checked, pairs rows first."""
+    return _attention(q, k, v, bias, list(kernel), list(dilation), list(stride), scale)[0]
+
+
+@torch.library.custom_op("backbones::neighborhood_av", mutates_args=())
+def _product(attn: Tensor, v: Tensor, kernel: list[int], dilation: list[int]) -> Tensor:
+    """(B, heads, H, W, K * K), (B, heads, H, W, dim) -> (B, heads, H, W, dim)."""
+    from backbones.layers.product_kernels import product_forward
+
+    out = v.new_empty(v.shape)
+    values = _unit(v).permute(0, 2, 3, 1, 4)
+    sizes, programs, constants = _axes(values, kernel, dilation)
+    _launch(product_forward, programs, attn.contiguous(), values, out, *_strides(values), *sizes, **constants)
+    return out
+
+
+@_product.register_fake
+def _(attn, v, kernel, dilation):
+    return v.new_empty(v.shape)
+
+
+@torch.library.custom_op("backbones::neighborhood_av_backward", mutates_args=())
+def _product_backward(
+    grad: Tensor, attn: Tensor, v: Tensor, kernel: list[int], dilation: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the weights and of the values."""
+    from backbones.layers.product_kernels import product_backward_values, product_backward_weights
+
+    grad_attn, grad_v = attn.new_empty(attn.shape), v.new_empty(v.shape)
+    values, grad = (_unit(x).permute(0, 2, 3, 1, 4) for x in (v, grad))
+    sizes, programs, constants = _axes(values, kernel, dilation)
+    _launch(product_backward_weights, programs, values, grad, grad_attn, *_strides(values, grad), *sizes, **constants)
+    _launch(product_backward_values, programs, attn.contiguous(), grad, grad_v, *_strides(grad), *sizes, **constants)
+    return grad_attn, grad_v
+
+
+@_product_backward.register_fake
+def _(grad, attn, v, kernel, dilation):
+    return attn.new_empty(attn.shape), v.new_empty(v.shape)
+
+
+def _save_product(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.numbers = inputs[2:]
+
+
+def _differentiate_product(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_product_backward(grad, *ctx.saved_tensors, *ctx.numbers), None, None
+
+
+_product.register_autograd(_differentiate_product, setup_context=_save_product)
+
+
+def product(attn: Tensor, v: Tensor, kernel: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+    """`neighborhood_av` by the kernels; arguments checked, pairs rows first."""
+    return _product(attn, v, list(kernel), list(dilation))
