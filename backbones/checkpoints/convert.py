@@ -135,7 +135,9 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
 
 
-def misfit(model: nn.Module, state: Mapping[str, torch.Tensor], head_dropped: bool = False) -> Misfit:
+def misfit(
+    model: nn.Module, state: Mapping[str, torch.Tensor], head_dropped: bool = False, strict: bool = False
+) -> Misfit:
     """How `state` fails to fit `model`, beyond what timm adapts.
 
     Args:
@@ -143,6 +145,7 @@ def misfit(model: nn.Module, state: Mapping[str, torch.Tensor], head_dropped: bo
         state: Under the model's names.
         head_dropped: The classifier will not be loaded. It also is not where the model has another number of classes
             than its `pretrained_cfg` says; another number of image channels is adapted.
+        strict: Nothing is adapted or dropped.
     """
     cfg = getattr(model, "pretrained_cfg", None) or {}
     own = {key: value.shape for key, value in model.state_dict().items()}
@@ -154,6 +157,8 @@ def misfit(model: nn.Module, state: Mapping[str, torch.Tensor], head_dropped: bo
     leaf = f".{(cfg.get('classifier') or 'head.fc').rpartition('.')[2]}."
 
     def ignored(key: str) -> bool:
+        if strict:
+            return False
         if key.endswith(".num_batches_tracked"):
             return True
         if not head_dropped or leaf not in key:
@@ -162,7 +167,7 @@ def misfit(model: nn.Module, state: Mapping[str, torch.Tensor], head_dropped: bo
 
     def differs(key: str) -> bool:
         mine, theirs = own[key], state[key].shape
-        if key == first:
+        if key == first and not strict:
             mine, theirs = mine[:1] + mine[2:], theirs[:1] + theirs[2:]
         return mine != theirs
 

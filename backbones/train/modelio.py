@@ -19,6 +19,7 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from backbones.checkpoints import WeightsError, renamed
+from backbones.checkpoints.convert import misfit
 from backbones.checkpoints.report import LoadReport, load_report, record_loading
 from backbones.checkpoints.store import file_sha256
 
@@ -170,27 +171,6 @@ def _read_weights(path: Path, use_ema: bool) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _some(keys: Sequence[str], limit: int = 4) -> str:
-    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")
-
-
-def _misfit(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
-    """One sentence on how `state` fails to fit; empty when it fits."""
-    own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    parts = []
-    if missing:
-        parts.append(f"{len(missing)} keys are missing ({_some(missing)})")
-    if unexpected:
-        parts.append(f"{len(unexpected)} are unexpected ({_some(unexpected)})")
-    if shapes:
-        described = [f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} here" for key in shapes]
-        parts.append(f"{len(shapes)} differ in shape ({'; '.join(described[:3])})")
-    return "; ".join(parts)
-
-
 def _class_hint(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
     """The remedy when the file's classifier has another number of classes, else empty."""
     classifiers = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
@@ -242,12 +222,12 @@ def _load_file(source: _Source, use_ema: bool, **kwargs: Any) -> tuple[nn.Module
     """Builds the model and loads its file strictly, under its own keys or through the mapping of the authors' ones."""
     state = renamed(_read_weights(source.checkpoint, use_ema), source.name)
     model, _ = _build(source.name, False, **kwargs)
-    misfit = _misfit(model, state)
-    if not misfit:
+    problem = misfit(model, state, strict=True)
+    if not problem:
         model.load_state_dict(state, strict=True)
         return model, load_report(model, state, source.checkpoint)
     hint = _class_hint(model, state)
-    failure = ModelError(f"Checkpoint {source.checkpoint} does not fit {source.name}: {misfit}.{hint}")
+    failure = ModelError(f"Checkpoint {source.checkpoint} does not fit {source.name}: {problem}.{hint}")
     try:
         model, report = _build(source.name, False, state=state, **kwargs)
     except ModelError:
