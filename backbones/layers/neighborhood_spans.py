@@ -14,14 +14,15 @@ from typing import NamedTuple
 from torch import Size
 
 CHUNK = 1 << 18  # scores worked on at a time, small enough for the cache (1 MiB in float32)
-TILES = (6, 16)  # least and greatest inner tile
-TILE_OF_GROUPS = 4  # least inner tile of whole stride groups, whose block is smaller
-TILE_COST = 3  # what a key of a block costs beyond its products with the tile's queries, in queries along one axis
-RUN_COST = 20  # what a run of equal tiles costs, in the same unit; only where a stride lets one run cover a whole axis
+TILES = (4, 16)  # least and greatest inner tile
+# Measured, in keys times queries along one axis: what a key of a block costs beyond its products with the tile's
+# queries, in queries; and what each set of windows costs that are clamped or slide alike and are worked off together.
+TILE_COST = 3
+RUN_COST = 20
 
 
 class Span(NamedTuple):
-    """Equal tiles along one axis: `tiles` tiles of `tile` queries and `block` keys in each of `groups` groups."""
+    """Tiles of one size along one axis: `tiles` tiles of `tile` queries and `block` keys in each of `groups` groups."""
 
     kernel: int
     dilation: int
@@ -30,9 +31,11 @@ class Span(NamedTuple):
     tile: int
     tiles: int
     query: int  # position in the group of the first query of the first tile
+    query_step: int  # from a tile to the next
     block: int
     key: int  # position in the group of the first key of the first tile's block
-    offsets: tuple[int, ...]  # per query of a tile, where its window starts in the block
+    key_step: int
+    offsets: tuple[tuple[int, ...], ...]  # per query, where its window starts in the block; of all tiles or of each
 
     @property
     def dense(self) -> bool:
@@ -40,17 +43,20 @@ class Span(NamedTuple):
         return self.block == self.kernel
 
     @lru_cache(maxsize=1024)  # noqa: B019 - a span is a tuple of numbers
-    def segments(self) -> list[tuple[int, int, int, int]]:
-        """(first query, queries, window start of the first, 1 if the window slides with the query else 0) runs."""
-        runs: list[tuple[int, int, int, int]] = []
-        for u, offset in enumerate(self.offsets):
-            if runs:
-                first, count, start, slope = runs[-1]
-                step = offset - self.offsets[u - 1]
-                if count == 1 or step == slope:
-                    runs[-1] = (first, count + 1, start, step)
-                    continue
-            runs.append((u, 1, offset, 0))
+    def segments(self) -> list[tuple[slice, slice, int, int]]:
+        """(tiles, queries, window start of the first query, 1 if the window slides with the query else 0) runs."""
+        runs: list[tuple[slice, slice, int, int]] = []
+        distinct = self.offsets if len(set(self.offsets)) > 1 else self.offsets[:1]
+        for t, offsets in enumerate(distinct):
+            tiles = slice(t, t + 1) if len(distinct) > 1 else slice(0, self.tiles)
+            first = 0
+            while first < len(offsets):
+                last = first + 1
+                slope = offsets[last] - offsets[first] if last < len(offsets) else 0
+                while last < len(offsets) and offsets[last] - offsets[last - 1] == slope:
+                    last += 1
+                runs.append((tiles, slice(first, last), offsets[first], slope))
+                first = last
         return runs
 
     def pieces(self, limit: int) -> Iterator[Span]:
@@ -65,8 +71,12 @@ class Span(NamedTuple):
         else:
             size = max(1, limit)
             for t in range(0, self.tiles, size):
-                shift = t * self.tile
-                yield self._replace(tiles=min(size, self.tiles - t), query=self.query + shift, key=self.key + shift)
+                yield self._replace(
+                    tiles=min(size, self.tiles - t),
+                    query=self.query + t * self.query_step,
+                    key=self.key + t * self.key_step,
+                    offsets=self.offsets[t : t + size] if len(self.offsets) > 1 else self.offsets,
+                )
 
 
 def _start(position: int, length: int, kernel: int, stride: int) -> int:
@@ -82,32 +92,39 @@ def reach(first: int, count: int, length: int, kernel: int, stride: int) -> tupl
 
 
 @lru_cache(maxsize=1024)
-def split(length: int, kernel: int, stride: int = 1) -> tuple[tuple[int, int], ...]:
-    """Cut `length` positions into runs of equal tiles: ((tile, tiles), ...) for border, inner tiles and border.
+def split(length: int, kernel: int, stride: int = 1) -> tuple[tuple[int, int, int, int], ...]:
+    """Cut `length` positions into runs of equal tiles: ((first query, tile, tiles, step), ...).
 
-    A tile of T queries reads up to T + K - 1 keys: small tiles do less work that is masked afterwards, large tiles copy
-    fewer keys twice. The cut with the least sum of (T + TILE_COST) * keys is taken. Inner tiles are of whole stride
-    groups.
+    The two borders are one run where they are of one size, beside the run of inner tiles, which are of whole stride
+    groups. A tile of T queries reads up to T + K - 1 keys: small tiles do less work that is masked afterwards, large
+    tiles copy fewer keys twice. The cut with the least sum of (T + TILE_COST) * keys over its tiles is taken, to which
+    each run adds RUN_COST, and a run with windows that are clamped and others that slide twice that for each tile.
     """
-
-    def cost(cut: tuple[tuple[int, int], ...]) -> int:
-        total, first = RUN_COST * len(cut) if stride > 1 else 0, 0
-        for tile, tiles in cut:
-            total += tiles * (tile + TILE_COST) * reach(first, tile, length, kernel, stride)[1]
-            first += tile * tiles
-        return total
-
-    cuts = [((length, 1),)]
     # The clamped windows of a border belong to its one tile: stride groups before `low` and from `high` on.
     low = -(-(kernel // 2 - stride // 2) // stride)
     high = min((length - kernel + kernel // 2 - stride // 2) // stride + 1, length // stride)
-    least = TILE_OF_GROUPS if stride > 1 else TILES[0]
-    for groups in range(-(-least // stride), max(TILES[1] // stride, 1) + 1):
+
+    def keys(first: int, tile: int) -> int:
+        return reach(first, tile, length, kernel, stride)[1]
+
+    def cost(cut: tuple[tuple[int, int, int, int], ...]) -> int:
+        total = 0
+        for first, tile, tiles, _ in cut:
+            block = keys(first, tile)
+            inner = low * stride <= first and first + tile <= high * stride
+            total += tiles * (tile + TILE_COST) * block + RUN_COST * (1 if inner or block == kernel else 2 * tiles)
+        return total
+
+    cuts = [((0, length, 1, length),)]
+    for groups in range(-(-TILES[0] // stride), max(TILES[1] // stride, 1) + 1):
         tile = groups * stride
         for tiles in range((high - low) // groups + 1):
             front = (low + (high - low - tiles * groups + 1) // 2) * stride
-            runs = ((front, 1), (tile, tiles), (length - front - tile * tiles, 1))
-            cuts.append(tuple(run for run in runs if all(run)))
+            back = length - front - tile * tiles
+            cut = [(front, tile, tiles, tile), (0, front, 1, front), (length - back, back, 1, back)]
+            if front == back > 0 and keys(0, front) == keys(length - back, back):
+                cut[1:] = [(0, front, 2, length - back)]
+            cuts.append(tuple(run for run in cut if run[1] * run[2]))
     return min(cuts, key=cost)
 
 
@@ -117,12 +134,16 @@ def spans(size: int, kernel: int, dilation: int, stride: int = 1) -> tuple[Span,
     result = []
     longer = size % dilation  # groups that have one position more than the others
     for group, groups, length in ((0, longer, size // dilation + 1), (longer, dilation - longer, size // dilation)):
-        first = 0
-        for tile, tiles in split(length, kernel, stride) if groups else ():
-            key, block = reach(first, tile, length, kernel, stride)
-            offsets = tuple(_start(p, length, kernel, stride) - key for p in range(first, first + tile))
-            result.append(Span(kernel, dilation, group, groups, tile, tiles, first, block, key, offsets))
-            first += tile * tiles
+        for first, tile, tiles, step in split(length, kernel, stride) if groups else ():
+            starts = [[_start(first + t * step + p, length, kernel, stride) for p in range(tile)] for t in range(tiles)]
+            key, block = starts[0][0], starts[0][-1] + kernel - starts[0][0]
+            key_step = starts[1][0] - key if tiles > 1 else step
+            offsets = tuple(tuple(start - own[0] for start in own) for own in starts)
+            if key_step == step and len(set(offsets)) == 1:
+                offsets = offsets[:1]
+            result.append(
+                Span(kernel, dilation, group, groups, tile, tiles, first, step, block, key, key_step, offsets)
+            )
     return tuple(result)
 
 

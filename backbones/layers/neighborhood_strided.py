@@ -3,10 +3,11 @@
 This is the eager CPU path. Its tiles fit the map exactly, so nothing is padded. Along an axis a dilation group of L
 positions is cut into one tile at either border, where windows are clamped, and equal tiles between them
 (`neighborhood_spans.split`). All inner tiles of all groups then share one mask, or need none where a stride makes their
-queries share one window, and a map is a handful of jobs (border or inner tiles on the row axis times the same on the
-column axis), each a batch of equal dense attention problems. The queries and the overlapping key
-blocks of a job are views of the (B, H, W, heads, C) map with suitable strides; a job is worked off in chunks whose
-scores stay in the cache. The backward pass recomputes the scores, so nothing larger than the inputs is kept.
+queries share one window; the two tiles of the borders, with a mask each, are a strided view like any other. So a map is
+mostly four jobs (border or inner tiles on the row axis times the same on the column axis), each a batch of equal dense
+attention problems: on small maps the launches of operators bound the time, not their arithmetic. The queries and the
+overlapping key blocks of a job are views of the (B, H, W, heads, C) map; a job is worked off in chunks whose scores
+stay in the cache. The backward pass recomputes the scores, so nothing larger than the inputs is kept.
 """
 
 from __future__ import annotations
@@ -29,18 +30,20 @@ def view(x: Tensor, rows: Span, cols: Span, keys: bool = False) -> Tensor:
 
     Gh, Gw count groups, th, tw tiles, and Nh, Nw the queries of a tile or the keys of its block. Blocks overlap.
     """
-    sizes, strides, inner_sizes, inner_strides = [x.shape[0]], [x.stride(0)], [], []
-    offset = x.storage_offset()
-    for dim, span in ((1, rows), (2, cols)):
-        s = x.stride(dim)
-        offset += s * (span.group + span.dilation * (span.key if keys else span.query))
-        sizes += [span.groups, span.tiles]
-        strides += [s, s * span.dilation * span.tile]
-        inner_sizes.append(span.block if keys else span.tile)
-        inner_strides.append(s * span.dilation)
-    sizes += [x.shape[3], *inner_sizes, x.shape[4]]
-    strides += [x.stride(3), *inner_strides, x.stride(4)]
-    return x.as_strided(sizes, strides, offset)
+    batch, _, _, heads, dim = x.shape
+    sb, sh, sw, s_heads, s_dim = x.stride()
+    dh, dw = sh * rows.dilation, sw * cols.dilation
+    if keys:
+        first = sh * rows.group + dh * rows.key + sw * cols.group + dw * cols.key
+        step_h, step_w, nh, nw = dh * rows.key_step, dw * cols.key_step, rows.block, cols.block
+    else:
+        first = sh * rows.group + dh * rows.query + sw * cols.group + dw * cols.query
+        step_h, step_w, nh, nw = dh * rows.query_step, dw * cols.query_step, rows.tile, cols.tile
+    return x.as_strided(
+        (batch, rows.groups, rows.tiles, cols.groups, cols.tiles, heads, nh, nw, dim),
+        (sb, sh, step_h, sw, step_w, s_heads, dh, dw, s_dim),
+        x.storage_offset() + first,
+    )
 
 
 def add_blocks(x: Tensor, blocks: Tensor, rows: Span, cols: Span) -> None:
@@ -48,28 +51,52 @@ def add_blocks(x: Tensor, blocks: Tensor, rows: Span, cols: Span) -> None:
     target = view(x, rows, cols, keys=True)
     blocks = blocks.view(target.shape)
     # Blocks of neighboring tiles overlap; those that are `every` tiles apart do not.
-    every_h, every_w = -(-rows.block // rows.tile), -(-cols.block // cols.tile)
-    for i, j in product(range(min(every_h, rows.tiles)), range(min(every_w, cols.tiles))):
+    every_h = min(-(-rows.block // rows.key_step), rows.tiles)
+    every_w = min(-(-cols.block // cols.key_step), cols.tiles)
+    if every_h == every_w == 1:
+        target.add_(blocks)
+        return
+    for i, j in product(range(every_h), range(every_w)):
         target[:, :, i::every_h, :, j::every_w].add_(blocks[:, :, i::every_h, :, j::every_w])
 
 
 @shape_cache(256)
 def table_rows(span: Span, device: torch.device) -> Tensor:
-    """Row of the position table of every query and key of a tile: (tile * block,), 2K - 1 outside of the window."""
+    """Table row of every query and key: (distinct tiles * tile * block,), 2K - 1 outside of a query's window."""
     key = torch.arange(span.block, device=device)
-    start = torch.tensor(span.offsets, device=device).unsqueeze(1)
-    query = torch.arange(span.tile, device=device).unsqueeze(1) + span.query - span.key
+    start = torch.tensor(span.offsets, device=device).unsqueeze(-1)
+    tiles = torch.arange(len(span.offsets), device=device).view(-1, 1, 1)
+    query = span.query - span.key + tiles * (span.query_step - span.key_step)
+    query = query + torch.arange(span.tile, device=device).unsqueeze(1)
     inside = (key >= start) & (key < start + span.kernel)
     return torch.where(inside, key - query + span.kernel - 1, 2 * span.kernel - 1).flatten()
 
 
+@shape_cache(256)
+def one_hot_rows(span: Span, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`table_rows` as a matrix (2K - 1, distinct tiles * tile * block) of ones and zeros."""
+    entries = torch.arange(2 * span.kernel - 1, device=device).unsqueeze(1)
+    return (table_rows(span, device) == entries).to(dtype)
+
+
 def job_mask(table: Tensor, rows: Span, cols: Span) -> Tensor:
-    """Additive mask of a job from a position table: (heads, Th * Tw, Nh * Nw), -inf outside of a query's window."""
+    """Additive mask of a job from a position table: (th, 1, tw, heads, Th * Tw, Nh * Nw), -inf outside of windows.
+
+    th and tw are 1 where all tiles of the span are alike.
+    """
     ih, iw = table_rows(rows, table.device), table_rows(cols, table.device)
     table = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
     mask = table.index_select(1, ih).index_select(2, iw)
-    mask = mask.view(-1, rows.tile, rows.block, cols.tile, cols.block).transpose(2, 3)
-    return mask.flatten(3, 4).flatten(1, 2)
+    mask = mask.view(-1, len(rows.offsets), rows.tile, rows.block, len(cols.offsets), cols.tile, cols.block)
+    return mask.permute(1, 4, 0, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).unsqueeze(1)
+
+
+def job_table(mask: Tensor, rows: Span, cols: Span) -> Tensor:
+    """The transpose of `job_mask`, summing the mask's entries at their place of the table: (heads, 2K - 1, 2K - 1)."""
+    th, _, tw, heads = mask.shape[:4]
+    mask = mask.view(th, tw, heads, rows.tile, cols.tile, rows.block, cols.block).permute(2, 0, 3, 5, 1, 4, 6)
+    mask = mask.reshape(heads, th * rows.tile * rows.block, tw * cols.tile * cols.block)
+    return one_hot_rows(rows, mask.dtype, mask.device) @ mask @ one_hot_rows(cols, mask.dtype, mask.device).T
 
 
 def attention_mask(bias: Tensor | None, rows: Span, cols: Span, like: Tensor) -> Tensor | None:
@@ -81,34 +108,52 @@ def attention_mask(bias: Tensor | None, rows: Span, cols: Span, like: Tensor) ->
     return job_mask(bias, rows, cols)
 
 
-def window_views(dense: Tensor, rows: Span, cols: Span) -> Iterator[tuple[Tensor, slice, slice]]:
-    """The window slots of a job's queries inside of dense weights (B, Gh, th, Gw, tw, heads, Th, Tw, Nh, Nw).
+def of_piece(mask: Tensor, piece: Span, rows: Span) -> Tensor:
+    """The part of a job's mask for a piece of its row span."""
+    if mask.shape[0] == piece.tiles or mask.shape[0] == 1:
+        return mask
+    first = (piece.query - rows.query) // rows.query_step
+    return mask[first : first + piece.tiles]
 
-    Yields views (B, Gh, th, Gw, tw, heads, u, w, K_h, K_w) of rectangles of queries, and where they are in a tile.
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, tiles: torch.Size) -> Tensor:
+    """softmax(query @ key + mask): (tiles * heads, Th * Tw, Nh * Nw), with `tiles` as (B, Gh, th, Gw, tw, heads)."""
+    scores = torch.bmm(query, key.transpose(1, 2))
+    if mask is not None:
+        scores.view(*tiles, *scores.shape[1:]).add_(mask)
+    return torch.softmax(scores, -1)
+
+
+def window_views(dense: Tensor, tiles: Tensor, rows: Span, cols: Span) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of views of the same window weights of rectangles of queries: (B, Gh, th, Gw, tw, heads, u, w, K_h, K_w).
+
+    One is of dense weights (B, Gh, th, Gw, tw, heads, Th, Tw, Nh, Nw), the other of window slots
+    (B, Gh, th, Gw, tw, heads, Th, Tw, K_h, K_w).
     """
-    tile_h, tile_w, key_h, key_w = dense.stride()[6:]
-    for (u, nu, row, down), (w, nw, col, right) in product(rows.segments(), cols.segments()):
-        window = dense.as_strided(
-            (*dense.shape[:6], nu, nw, rows.kernel, cols.kernel),
-            (*dense.stride()[:6], tile_h + down * key_h, tile_w + right * key_w, key_h, key_w),
-            dense.storage_offset() + u * tile_h + row * key_h + w * tile_w + col * key_w,
+    for (t_h, u, row, down), (t_w, w, col, right) in product(rows.segments(), cols.segments()):
+        part = dense[:, :, t_h, :, t_w, :, u, w]
+        key_h, key_w = dense.stride()[8:]
+        window = part.as_strided(
+            (*part.shape[:8], rows.kernel, cols.kernel),
+            (*part.stride()[:6], part.stride(6) + down * key_h, part.stride(7) + right * key_w, key_h, key_w),
+            part.storage_offset() + row * key_h + col * key_w,
         )
-        yield window, slice(u, u + nu), slice(w, w + nw)
+        yield window, tiles[:, :, t_h, :, t_w, :, u, w]
 
 
 def spread(attn: Tensor, rows: Span, cols: Span, dtype: torch.dtype) -> Tensor:
     """Window weights (B, H, W, heads, K * K) of a job as dense ones (tiles * heads, Th * Tw, Nh * Nw)."""
     tiles = view(attn, rows, cols).unflatten(-1, (rows.kernel, cols.kernel))
     dense = torch.zeros(*tiles.shape[:8], rows.block, cols.block, dtype=dtype, device=attn.device)
-    for window, u, w in window_views(dense, rows, cols):
-        window.copy_(tiles[:, :, :, :, :, :, u, w])
+    for window, slots in window_views(dense, tiles, rows, cols):
+        window.copy_(slots)
     return dense.flatten(8, 9).flatten(6, 7).flatten(0, 5)
 
 
 def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, Gh, th, Gw, tw, heads, Nh, Nw, C) -> (tiles * heads, Nh * Nw, C), always a copy."""
     flat = torch.empty(x.shape, dtype=dtype, device=x.device).copy_(x)
-    return flat.flatten(6, 7).flatten(0, 5)
+    return flat.view(-1, x.shape[6] * x.shape[7], x.shape[8])
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
@@ -121,62 +166,54 @@ class StridedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel, dilation, stride, scale: float) -> Tensor:
-        heads = q.shape[3]
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        dtype = _sum_dtype(q)
+        table = None if bias is None else bias.to(dtype)
         for rows, cols in jobs(q.shape, kernel, dilation, stride):
-            mask = attention_mask(bias, rows, cols, q)
-            if mask is not None:
-                mask = mask[None].expand(-1, heads, -1, -1)
-            for part, piece in chunks(q.shape[0], heads, rows, cols):
-                # Heads stay innermost in memory, which makes the copies of the blocks long runs.
+            mask = attention_mask(table, rows, cols, q)
+            for part, piece in chunks(q.shape[0], q.shape[3], rows, cols):
                 tile = view(out[part], piece, cols)
-                query = view(q[part], piece, cols)
-                key, value = (view(x[part], piece, cols, keys=True) for x in (k, v))
-                query, key, value = (
-                    x.permute(0, 1, 2, 3, 4, 6, 7, 5, 8).flatten(5, 6).flatten(0, 4).transpose(1, 2)
-                    for x in (query, key, value)
-                )
-                o = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-                tile.copy_(o.reshape(tile.shape))
+                query = _flat(view(q[part], piece, cols), dtype).mul_(scale)
+                key, value = (_flat(view(x[part], piece, cols, keys=True), dtype) for x in (k, v))
+                own = None if mask is None else of_piece(mask, piece, rows)
+                attn = attention_weights(query, key, own, tile.shape[:6])
+                tile.copy_(torch.bmm(attn, value).view(tile.shape))
         return out
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs[:4], output)
+        ctx.save_for_backward(*inputs[:4])
         ctx.window, ctx.scale = inputs[4:7], inputs[7]
 
     @staticmethod
     @once_differentiable
     @backward_without_autocast
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias, out = ctx.saved_tensors
+        q, k, v, bias = ctx.saved_tensors
         heads, dtype = q.shape[3], _sum_dtype(q)
         grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         grad_k, grad_v = (torch.zeros(q.shape, dtype=dtype, device=q.device) for _ in range(2))
-        grad_bias = torch.zeros_like(bias, dtype=dtype) if ctx.needs_input_grad[3] else None
+        table = None if bias is None else bias.to(dtype)
+        grad_bias = torch.zeros_like(table) if ctx.needs_input_grad[3] else None
         for rows, cols in jobs(q.shape, *ctx.window):
-            with torch.enable_grad():
-                table = None if bias is None else bias.detach().to(dtype).requires_grad_(grad_bias is not None)
-                table_mask = attention_mask(table, rows, cols, grad_k)
-            mask = None if table_mask is None else table_mask.detach().expand(heads, -1, -1)
-            grad_mask = None if grad_bias is None else torch.zeros_like(mask, memory_format=torch.contiguous_format)
+            mask = attention_mask(table, rows, cols, grad_k)
+            grad_mask = None if grad_bias is None else torch.zeros_like(mask)
             for part, piece in chunks(q.shape[0], heads, rows, cols):
-                query, grad_out, o = (_flat(view(x[part], piece, cols), dtype) for x in (q, grad, out))
+                query, grad_out = (_flat(view(x[part], piece, cols), dtype) for x in (q, grad))
                 key, value = (_flat(view(x[part], piece, cols, keys=True), dtype) for x in (k, v))
-                scores = torch.bmm(query.mul_(ctx.scale), key.transpose(1, 2))
-                if mask is not None:
-                    scores.view(-1, *mask.shape).add_(mask)
-                attn = torch.softmax(scores, -1)
-                add_blocks(grad_v[part], torch.bmm(attn.transpose(1, 2), grad_out), piece, cols)
-                grad_scores = torch.bmm(grad_out, value.transpose(1, 2), out=scores)
-                grad_scores.sub_(o.mul_(grad_out).sum(-1, keepdim=True)).mul_(attn)
-                if grad_mask is not None:
-                    grad_mask += grad_scores.view(-1, *mask.shape).sum(0)
-                add_blocks(grad_k[part], torch.bmm(grad_scores.transpose(1, 2), query), piece, cols)
                 tile = view(grad_q[part], piece, cols)
-                tile.copy_(torch.bmm(grad_scores, key).mul_(ctx.scale).view(tile.shape))
+                own = None if mask is None else of_piece(mask, piece, rows)
+                attn = attention_weights(query.mul_(ctx.scale), key, own, tile.shape[:6])
+                add_blocks(grad_v[part], torch.bmm(attn.transpose(1, 2), grad_out), piece, cols)
+                grad_attn = torch.bmm(grad_out, value.transpose(1, 2))
+                grad_scores = torch._softmax_backward_data(grad_attn, attn, -1, dtype)
+                if grad_mask is not None:
+                    own = of_piece(grad_mask, piece, rows)
+                    own += grad_scores.view(*tile.shape[:6], *own.shape[4:]).sum_to_size(own.shape)
+                add_blocks(grad_k[part], torch.bmm(grad_scores.transpose(1, 2), query), piece, cols)
+                torch.mul(torch.bmm(grad_scores, key).view(tile.shape), ctx.scale, out=tile)
             if grad_bias is not None:
-                grad_bias += torch.autograd.grad(table_mask, table, grad_mask)[0]
+                grad_bias += job_table(grad_mask, rows, cols)
         grad_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
         return grad_q, grad_k.to(q.dtype), grad_v.to(q.dtype), grad_bias, None, None, None, None
 
@@ -219,6 +256,6 @@ class StridedProduct(torch.autograd.Function):
                 tiles = view(grad_attn[part], piece, cols).unflatten(-1, (rows.kernel, cols.kernel))
                 grad_dense = torch.bmm(grad_out, values.transpose(1, 2))
                 grad_dense = grad_dense.view(*tiles.shape[:8], rows.block, cols.block)
-                for window, u, w in window_views(grad_dense, piece, cols):
-                    tiles[:, :, :, :, :, :, u, w].copy_(window)
+                for window, slots in window_views(grad_dense, tiles, piece, cols):
+                    slots.copy_(window)
         return grad_attn.permute(0, 3, 1, 2, 4), grad_v.to(v.dtype).permute(0, 3, 1, 2, 4), None, None
