@@ -15,12 +15,16 @@ __all__ = [
     "feature_take_indices",
     "is_plain_eager",
     "onednn_conv2d",
+    "softmax_backward",
     "tree_leaves",
     "update_model_input_size",
 ]
 
 # oneDNN's convolution with a fused activation, without gradient; None where this torch build has none.
 onednn_conv2d = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+
+# (gradient, softmax's output, dim, dtype of its input) -> gradient of the input, in one pass.
+softmax_backward = torch._softmax_backward_data
 
 
 def is_plain_eager() -> bool:

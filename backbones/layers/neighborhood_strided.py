@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from backbones._compat import softmax_backward
 from backbones.layers.autocast import backward_without_autocast
 from backbones.layers.cache import shape_cache
 from backbones.layers.neighborhood_spans import Span, chunks, jobs
@@ -206,7 +207,7 @@ class StridedAttention(torch.autograd.Function):
                 attn = attention_weights(query.mul_(ctx.scale), key, own, tile.shape[:6])
                 add_blocks(grad_v[part], torch.bmm(attn.transpose(1, 2), grad_out), piece, cols)
                 grad_attn = torch.bmm(grad_out, value.transpose(1, 2))
-                grad_scores = torch._softmax_backward_data(grad_attn, attn, -1, dtype)
+                grad_scores = softmax_backward(grad_attn, attn, -1, dtype)
                 if grad_mask is not None:
                     own = of_piece(grad_mask, piece, rows)
                     own += grad_scores.view(*tile.shape[:6], *own.shape[4:]).sum_to_size(own.shape)

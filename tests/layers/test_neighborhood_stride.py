@@ -171,8 +171,8 @@ def test_windows_lie_in_the_blocks_of_their_tiles(kernel: int, dilation: int, fl
 @pytest.mark.parametrize("size", [28, 50, 56, 76])
 @pytest.mark.parametrize("kernel", [5, 7, 13])
 def test_strides_do_less_work_than_sliding(size: int, kernel: int) -> None:
-    """Products of queries and keys on an axis: both tilings need fewer from half of the kernel on, and about as many
-    as without a stride for a small one."""
+    """Products of queries and keys on an axis: with a large stride both tilings need fewer than without one, with a
+    small one about as many."""
 
     def work(stride: int) -> tuple[int, int]:
         axis = plan_axis(size, kernel, 1, stride)
@@ -182,7 +182,7 @@ def test_strides_do_less_work_than_sliding(size: int, kernel: int) -> None:
 
     exact, padded = work(1)
     for stride in range(2, kernel + 1):
-        assert work(stride)[0] <= (1 if 2 * stride > kernel else 1.1) * exact, stride
+        assert work(stride)[0] <= (0.9 if stride > kernel // 2 + 1 else 1.1) * exact, stride
         assert work(stride)[1] <= (0.9 if 2 * stride > kernel else 1.2) * padded, stride
 
 
