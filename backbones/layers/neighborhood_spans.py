@@ -35,28 +35,30 @@ class Span(NamedTuple):
     block: int
     key: int  # position in the group of the first key of the first tile's block
     key_step: int
-    offsets: tuple[tuple[int, ...], ...]  # per query, where its window starts in the block; of all tiles or of each
+    offsets: tuple[int, ...]  # per query of a tile, where its window starts in the block
 
     @property
     def dense(self) -> bool:
         """Whether all queries of a tile share one window."""
         return self.block == self.kernel
 
+    @property
+    def masks(self) -> int:
+        """How many of the tiles, from the first on, differ in where their keys lie around their queries."""
+        return 1 if self.query_step == self.key_step else self.tiles
+
     @lru_cache(maxsize=1024)  # noqa: B019 - a span is a tuple of numbers
-    def segments(self) -> list[tuple[slice, slice, int, int]]:
-        """(tiles, queries, window start of the first query, 1 if the window slides with the query else 0) runs."""
-        runs: list[tuple[slice, slice, int, int]] = []
-        distinct = self.offsets if len(set(self.offsets)) > 1 else self.offsets[:1]
-        for t, offsets in enumerate(distinct):
-            tiles = slice(t, t + 1) if len(distinct) > 1 else slice(0, self.tiles)
-            first = 0
-            while first < len(offsets):
-                last = first + 1
-                slope = offsets[last] - offsets[first] if last < len(offsets) else 0
-                while last < len(offsets) and offsets[last] - offsets[last - 1] == slope:
-                    last += 1
-                runs.append((tiles, slice(first, last), offsets[first], slope))
-                first = last
+    def segments(self) -> list[tuple[slice, int, int]]:
+        """(queries, window start of the first, 1 if the window slides with the query else 0) runs."""
+        runs: list[tuple[slice, int, int]] = []
+        first = 0
+        while first < self.tile:
+            last = first + 1
+            slope = self.offsets[last] - self.offsets[first] if last < self.tile else 0
+            while last < self.tile and self.offsets[last] - self.offsets[last - 1] == slope:
+                last += 1
+            runs.append((slice(first, last), self.offsets[first], slope))
+            first = last
         return runs
 
     def pieces(self, limit: int) -> Iterator[Span]:
@@ -75,7 +77,6 @@ class Span(NamedTuple):
                     tiles=min(size, self.tiles - t),
                     query=self.query + t * self.query_step,
                     key=self.key + t * self.key_step,
-                    offsets=self.offsets[t : t + size] if len(self.offsets) > 1 else self.offsets,
                 )
 
 
@@ -95,10 +96,10 @@ def reach(first: int, count: int, length: int, kernel: int, stride: int) -> tupl
 def split(length: int, kernel: int, stride: int = 1) -> tuple[tuple[int, int, int, int], ...]:
     """Cut `length` positions into runs of equal tiles: ((first query, tile, tiles, step), ...).
 
-    The two borders are one run where they are of one size, beside the run of inner tiles, which are of whole stride
-    groups. A tile of T queries reads up to T + K - 1 keys: small tiles do less work that is masked afterwards, large
-    tiles copy fewer keys twice. The cut with the least sum of (T + TILE_COST) * keys over its tiles is taken, to which
-    each run adds RUN_COST, and a run with windows that are clamped and others that slide twice that for each tile.
+    Inner tiles are of whole stride groups. Two borders of one size are one run if each is short enough for its queries
+    to share one window. A tile of T queries reads up to T + K - 1 keys: small tiles do less work that is masked
+    afterwards, large tiles copy fewer keys twice. The cut with the least sum of (T + TILE_COST) * keys over its tiles
+    is taken, to which each run adds RUN_COST, and twice that if some of its windows are clamped and others slide.
     """
     # The clamped windows of a border belong to its one tile: stride groups before `low` and from `high` on.
     low = -(-(kernel // 2 - stride // 2) // stride)
@@ -112,7 +113,7 @@ def split(length: int, kernel: int, stride: int = 1) -> tuple[tuple[int, int, in
         for first, tile, tiles, _ in cut:
             block = keys(first, tile)
             inner = low * stride <= first and first + tile <= high * stride
-            total += tiles * (tile + TILE_COST) * block + RUN_COST * (1 if inner or block == kernel else 2 * tiles)
+            total += tiles * (tile + TILE_COST) * block + RUN_COST * (1 if inner or block == kernel else 2)
         return total
 
     cuts = [((0, length, 1, length),)]
@@ -122,7 +123,7 @@ def split(length: int, kernel: int, stride: int = 1) -> tuple[tuple[int, int, in
             front = (low + (high - low - tiles * groups + 1) // 2) * stride
             back = length - front - tile * tiles
             cut = [(front, tile, tiles, tile), (0, front, 1, front), (length - back, back, 1, back)]
-            if front == back > 0 and keys(0, front) == keys(length - back, back):
+            if front == back > 0 and keys(0, front) == keys(length - back, back) == kernel:
                 cut[1:] = [(0, front, 2, length - back)]
             cuts.append(tuple(run for run in cut if run[1] * run[2]))
     return min(cuts, key=cost)
@@ -135,15 +136,11 @@ def spans(size: int, kernel: int, dilation: int, stride: int = 1) -> tuple[Span,
     longer = size % dilation  # groups that have one position more than the others
     for group, groups, length in ((0, longer, size // dilation + 1), (longer, dilation - longer, size // dilation)):
         for first, tile, tiles, step in split(length, kernel, stride) if groups else ():
-            starts = [[_start(first + t * step + p, length, kernel, stride) for p in range(tile)] for t in range(tiles)]
-            key, block = starts[0][0], starts[0][-1] + kernel - starts[0][0]
-            key_step = starts[1][0] - key if tiles > 1 else step
-            offsets = tuple(tuple(start - own[0] for start in own) for own in starts)
-            if key_step == step and len(set(offsets)) == 1:
-                offsets = offsets[:1]
-            result.append(
-                Span(kernel, dilation, group, groups, tile, tiles, first, step, block, key, key_step, offsets)
-            )
+            key, block = reach(first, tile, length, kernel, stride)
+            key_step = _start(first + step, length, kernel, stride) - key if tiles > 1 else step
+            offsets = tuple(_start(p, length, kernel, stride) - key for p in range(first, first + tile))
+            span = Span(kernel, dilation, group, groups, tile, tiles, first, step, block, key, key_step, offsets)
+            result.append(span)
     return tuple(result)
 
 

@@ -65,8 +65,8 @@ def add_blocks(x: Tensor, blocks: Tensor, rows: Span, cols: Span) -> None:
 def table_rows(span: Span, device: torch.device) -> Tensor:
     """Table row of every query and key: (distinct tiles * tile * block,), 2K - 1 outside of a query's window."""
     key = torch.arange(span.block, device=device)
-    start = torch.tensor(span.offsets, device=device).unsqueeze(-1)
-    tiles = torch.arange(len(span.offsets), device=device).view(-1, 1, 1)
+    start = torch.tensor(span.offsets, device=device).unsqueeze(1)
+    tiles = torch.arange(span.masks, device=device).view(-1, 1, 1)
     query = span.query - span.key + tiles * (span.query_step - span.key_step)
     query = query + torch.arange(span.tile, device=device).unsqueeze(1)
     inside = (key >= start) & (key < start + span.kernel)
@@ -88,7 +88,7 @@ def job_mask(table: Tensor, rows: Span, cols: Span) -> Tensor:
     ih, iw = table_rows(rows, table.device), table_rows(cols, table.device)
     table = F.pad(table, (0, 1, 0, 1), value=float("-inf"))
     mask = table.index_select(1, ih).index_select(2, iw)
-    mask = mask.view(-1, len(rows.offsets), rows.tile, rows.block, len(cols.offsets), cols.tile, cols.block)
+    mask = mask.view(-1, rows.masks, rows.tile, rows.block, cols.masks, cols.tile, cols.block)
     return mask.permute(1, 4, 0, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).unsqueeze(1)
 
 
@@ -125,29 +125,29 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, tiles: to
     return torch.softmax(scores, -1)
 
 
-def window_views(dense: Tensor, tiles: Tensor, rows: Span, cols: Span) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of views of the same window weights of rectangles of queries: (B, Gh, th, Gw, tw, heads, u, w, K_h, K_w).
+def window_views(dense: Tensor, slots: Tensor, rows: Span, cols: Span) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of views of the same weights, (B, Gh, th, Gw, tw, heads, u, w, K_h, K_w), for rectangles of queries.
 
-    One is of dense weights (B, Gh, th, Gw, tw, heads, Th, Tw, Nh, Nw), the other of window slots
+    The first is of dense weights (B, Gh, th, Gw, tw, heads, Th, Tw, Nh, Nw), the second of those of window slots
     (B, Gh, th, Gw, tw, heads, Th, Tw, K_h, K_w).
     """
-    for (t_h, u, row, down), (t_w, w, col, right) in product(rows.segments(), cols.segments()):
-        part = dense[:, :, t_h, :, t_w, :, u, w]
-        key_h, key_w = dense.stride()[8:]
-        window = part.as_strided(
-            (*part.shape[:8], rows.kernel, cols.kernel),
-            (*part.stride()[:6], part.stride(6) + down * key_h, part.stride(7) + right * key_w, key_h, key_w),
-            part.storage_offset() + row * key_h + col * key_w,
+    *tiles, tile_h, tile_w, key_h, key_w = dense.stride()
+    for (u, row, down), (w, col, right) in product(rows.segments(), cols.segments()):
+        part = slots[..., u, w, :, :]
+        window = dense.as_strided(
+            part.shape,
+            (*tiles, tile_h + down * key_h, tile_w + right * key_w, key_h, key_w),
+            dense.storage_offset() + u.start * tile_h + row * key_h + w.start * tile_w + col * key_w,
         )
-        yield window, tiles[:, :, t_h, :, t_w, :, u, w]
+        yield window, part
 
 
 def spread(attn: Tensor, rows: Span, cols: Span, dtype: torch.dtype) -> Tensor:
     """Window weights (B, H, W, heads, K * K) of a job as dense ones (tiles * heads, Th * Tw, Nh * Nw)."""
-    tiles = view(attn, rows, cols).unflatten(-1, (rows.kernel, cols.kernel))
-    dense = torch.zeros(*tiles.shape[:8], rows.block, cols.block, dtype=dtype, device=attn.device)
-    for window, slots in window_views(dense, tiles, rows, cols):
-        window.copy_(slots)
+    slots = view(attn, rows, cols).unflatten(-1, (rows.kernel, cols.kernel))
+    dense = torch.zeros(*slots.shape[:8], rows.block, cols.block, dtype=dtype, device=attn.device)
+    for window, part in window_views(dense, slots, rows, cols):
+        window.copy_(part)
     return dense.flatten(8, 9).flatten(6, 7).flatten(0, 5)
 
 
@@ -254,9 +254,9 @@ class StridedProduct(torch.autograd.Function):
                 weights = spread(attn[part], piece, cols, dtype)
                 add_blocks(grad_v[part], torch.bmm(weights.transpose(1, 2), grad_out), piece, cols)
                 values = _flat(view(v[part], piece, cols, keys=True), dtype)
-                tiles = view(grad_attn[part], piece, cols).unflatten(-1, (rows.kernel, cols.kernel))
+                slots = view(grad_attn[part], piece, cols).unflatten(-1, (rows.kernel, cols.kernel))
                 grad_dense = torch.bmm(grad_out, values.transpose(1, 2))
-                grad_dense = grad_dense.view(*tiles.shape[:8], rows.block, cols.block)
-                for window, slots in window_views(grad_dense, tiles, piece, cols):
-                    slots.copy_(window)
+                grad_dense = grad_dense.view(*slots.shape[:8], rows.block, cols.block)
+                for window, part in window_views(grad_dense, slots, piece, cols):
+                    part.copy_(window)
         return grad_attn.permute(0, 3, 1, 2, 4), grad_v.to(v.dtype).permute(0, 3, 1, 2, 4), None, None
