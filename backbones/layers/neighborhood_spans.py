@@ -17,7 +17,7 @@ CHUNK = 1 << 18  # scores worked on at a time, small enough for the cache (1 MiB
 TILES = (4, 16)  # least and greatest inner tile
 # Measured, in keys times queries along one axis: what a key of a block costs beyond its products with the tile's
 # queries, in queries; and what each set of windows costs that are clamped or slide alike and are worked off together.
-TILE_COST = 3
+TILE_COST = 4
 RUN_COST = 20
 
 
@@ -126,7 +126,7 @@ def split(length: int, kernel: int, stride: int = 1) -> tuple[tuple[int, int, in
             if front == back > 0 and keys(0, front) == keys(length - back, back) == kernel:
                 cut[1:] = [(0, front, 2, length - back)]
             cuts.append(tuple(run for run in cut if run[1] * run[2]))
-    return min(cuts, key=cost)
+    return min(reversed(cuts), key=cost)  # of equals the one with larger tiles, whose copies take less memory
 
 
 @lru_cache(maxsize=1024)
