@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.norm import GlobalResponseNorm
-from backbones.layers.pointwise import Linear
+from backbones.layers.pointwise import Linear, can_fuse, conv2d, image_by_image
 
 
 class ConvNorm(nn.Module):
@@ -43,16 +45,26 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
 
+@register_notrace_module
 class ResidualDepthwiseConv(nn.Conv2d):
     """`x + depthwise_conv(x)`, 3x3 by default: a conditional position encoding (CPVT, arXiv 2102.10882)."""
 
     def __init__(self, dim: int, kernel_size: int = 3, device=None, dtype=None) -> None:
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, device=device, dtype=dtype)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + super().forward(x)
+    def forward(self, x: torch.Tensor, gelu: str | None = None) -> torch.Tensor:
+        """`(B, C, H, W)` to the same shape; `gelu` as in `pointwise.conv2d`."""
+        if can_fuse(x, self.weight):
+            # The sum as a part of the kernel: one pass over the map.
+            middle = self.kernel_size[0] // 2
+            weight = self.weight.clone()
+            weight[:, :, middle, middle] += 1
+            return conv2d(x, weight, self.bias, padding=self.padding, groups=self.groups, gelu=gelu)
+        x = x + super().forward(x)
+        return x if gelu is None else F.gelu(x, approximate=gelu)
 
 
+@register_notrace_module
 class ConvMlp(nn.Module):
     """Pointwise MLP with a residual 3x3 depthwise convolution and global response normalisation in its hidden layer.
 
@@ -65,15 +77,19 @@ class ConvMlp(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
-        self.act = nn.GELU()
         self.dwconv = ResidualDepthwiseConv(hidden_dim, **dd)
         self.grn = GlobalResponseNorm(hidden_dim, **dd)
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.grn(self.dwconv(self.act(self.fc1(x)))))
+        return image_by_image(self._forward, x, self.fc1.out_channels / self.fc1.in_channels)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = conv2d(x, self.fc1.weight, self.fc1.bias, gelu="none")
+        return self.fc2(self.grn(self.dwconv(x)))
 
 
+@register_notrace_module
 class DepthwiseMlp(nn.Module):
     """Linear, 3x3 depthwise convolution, GELU, linear on the channels-last view.
 
@@ -97,9 +113,15 @@ class DepthwiseMlp(nn.Module):
             if residual
             else nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim, **dd)
         )
-        self.act = nn.GELU()
         self.fc2 = Linear(hidden_dim, dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.dwconv(self.fc1(x).permute(0, 3, 1, 2))
-        return self.fc2(self.act(x).permute(0, 2, 3, 1))
+        return image_by_image(self._forward, x, self.fc1.out_features / self.fc1.in_features)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, conv = self.fc1(x).permute(0, 3, 1, 2), self.dwconv
+        if isinstance(conv, ResidualDepthwiseConv):
+            x = conv(x, gelu="none")
+        else:
+            x = conv2d(x, conv.weight, conv.bias, padding=conv.padding, groups=conv.groups, gelu="none")
+        return self.fc2(x.permute(0, 2, 3, 1))

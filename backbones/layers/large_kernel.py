@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+from timm.layers import register_notrace_module
 from torch import nn
+
+from backbones.layers.pointwise import conv2d
 
 
 class LargeKernelAttention(nn.Module):
@@ -29,6 +32,7 @@ class LargeKernelAttention(nn.Module):
         return x * self.mix(self.far(self.near(x)))
 
 
+@register_notrace_module
 class GatedLargeKernelAttention(nn.Module):
     """1x1 convolution, GELU, large-kernel attention, 1x1 convolution, and the input added (VAN, figure 3d).
 
@@ -42,9 +46,8 @@ class GatedLargeKernelAttention(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.proj1 = nn.Conv2d(dim, dim, 1, **dd)
-        self.act = nn.GELU()
         self.attn = LargeKernelAttention(dim, **dd)
         self.proj2 = nn.Conv2d(dim, dim, 1, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.proj2(self.attn(self.act(self.proj1(x))))
+        return x + self.proj2(self.attn(conv2d(x, self.proj1.weight, self.proj1.bias, gelu="none")))

@@ -87,7 +87,10 @@ def _axes(v: Tensor, kernel: list[int], dilation: list[int]) -> tuple[list[int],
 
 def _precision(dtype: torch.dtype) -> str:
     """How products of float32 are computed: as torch's own may be; "tf32x3" is as exact as float32."""
-    return "tf32" if dtype != torch.float32 or torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    matmul = torch.backends.cuda.matmul
+    # To read the older switch is an error where the newer one, from torch 2.9 on, was set.
+    allowed = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+    return "tf32" if dtype != torch.float32 or allowed else "tf32x3"
 
 
 def _launch(kernel, programs: int, *args, **constants) -> None:

@@ -9,12 +9,18 @@ and captured graphs use the plain functions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones._compat import is_plain_eager, onednn_conv2d
+
+# Values of a hidden map, 16 MiB. The C library keeps up to twice as much for the next map, instead of returning it to
+# the system, whose fresh pages take longer than the arithmetic.
+CHUNK = 1 << 22
 
 
 def _on_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -27,9 +33,26 @@ def _on_onednn(x: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
-def _can_fuse(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def can_fuse(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether oneDNN's fused convolution, which has no gradient, can take the place of torch's."""
     return onednn_conv2d is not None and not torch.is_grad_enabled() and _on_onednn(x, weight)
+
+
+def image_by_image(
+    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, ratio: float, training: bool = False
+) -> torch.Tensor:
+    """`function(x)`, in inference on CPU of so few images at a time that hidden maps stay small.
+
+    Args:
+        function: Of a batch, for each image by itself.
+        x: `(B, ...)`.
+        ratio: Values of the function's largest map for every value of `x`.
+        training: Whether it has a BatchNorm that looks at the whole batch now.
+    """
+    if training or not can_fuse(x, x) or x.numel() * ratio <= CHUNK or x.shape[0] < 2:
+        return function(x)
+    images = max(1, int(x.shape[0] * CHUNK / (x.numel() * ratio)))
+    return torch.cat([function(part) for part in x.split(images)])
 
 
 class _TanhGELU(torch.autograd.Function):
@@ -79,7 +102,7 @@ def conv2d(
         x, weight, bias, stride, padding, groups: As in `F.conv2d`.
         gelu: The form of the GELU that follows, "none" (exact) or "tanh" as in `F.gelu`; None for no GELU.
     """
-    if _can_fuse(x, weight):
+    if can_fuse(x, weight):
         act = ("none", [], "") if gelu is None else ("gelu", [], gelu)
         return onednn_conv2d(x, weight, bias, padding, stride, (1, 1), groups, *act)
     x = F.conv2d(x, weight, bias, stride, padding, groups=groups)
@@ -121,4 +144,7 @@ class Mlp(nn.Module):
         self.approximate = approximate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return image_by_image(self._forward, x, self.fc1.out_features / self.fc1.in_features)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(linear(x, self.fc1.weight, self.fc1.bias, gelu=self.approximate))

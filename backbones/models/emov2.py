@@ -18,12 +18,13 @@ import re
 from collections.abc import Sequence
 
 import torch
-from timm.layers import ClassifierHead, DropPath, LayerScale2d, calculate_drop_path_rates
+from timm.layers import ClassifierHead, DropPath, LayerScale2d, calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
 from backbones.layers.conv import ConvNorm
 from backbones.layers.hybrid_attention import HybridWindowAttention
 from backbones.layers.norm import LayerNorm2d
+from backbones.layers.pointwise import image_by_image
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
 
@@ -67,6 +68,7 @@ class AttentionExpansion(HybridWindowAttention):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+@register_notrace_module
 class InvertedResidual(nn.Module):
     """The improved inverted residual mobile block, i2RMB (section 3.3).
 
@@ -109,6 +111,9 @@ class InvertedResidual(nn.Module):
         self.drop_path = DropPath(drop_path) if has_skip and drop_path > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return image_by_image(self._forward, x, self.proj.in_channels / x.shape[1], self.training)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         expanded = self.expand(self.norm(x))
         local = self.act(self.dwconv(expanded))
         if not self.has_skip:

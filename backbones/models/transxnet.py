@@ -18,7 +18,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, DropPath, GroupNorm1, calculate_drop_path_rates, to_2tuple
+from timm.layers import (
+    ClassifierHead,
+    DropPath,
+    GroupNorm1,
+    calculate_drop_path_rates,
+    register_notrace_module,
+    to_2tuple,
+)
 from timm.models import checkpoint
 from torch import nn
 
@@ -26,11 +33,13 @@ from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.dynamic_conv import DynamicDepthwiseConv
 from backbones.layers.multiscale import MultiScaleDepthwiseConv
 from backbones.layers.norm import ChannelAffine
+from backbones.layers.pointwise import conv2d, image_by_image
 from backbones.layers.reduction_attention import OverlappingReductionAttention, PairBias
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
 
 
+@register_notrace_module
 class SqueezedTokenEnhancer(nn.Module):
     """`x + `: 3x3 depthwise convolution, GELU, BatchNorm, and a bottleneck of two 1x1 convolutions (section 3.3)."""
 
@@ -39,7 +48,6 @@ class SqueezedTokenEnhancer(nn.Module):
         dd = {"device": device, "dtype": dtype}
         hidden = max(16, dim // 8)
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
-        self.act = nn.GELU()
         self.norm1 = nn.BatchNorm2d(dim, **dd)
         self.conv1 = nn.Conv2d(dim, hidden, 1, **dd)
         self.norm2 = nn.BatchNorm2d(hidden, **dd)
@@ -47,8 +55,9 @@ class SqueezedTokenEnhancer(nn.Module):
         self.norm3 = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.norm2(self.act(self.conv1(self.norm1(self.act(self.dwconv(x))))))
-        return x + self.norm3(self.conv2(y))
+        y = conv2d(x, self.dwconv.weight, self.dwconv.bias, padding=(1, 1), groups=x.shape[1], gelu="none")
+        y = conv2d(self.norm1(y), self.conv1.weight, self.conv1.bias, gelu="none")
+        return x + self.norm3(self.conv2(self.norm2(y)))
 
 
 class DMixer(nn.Module):
@@ -84,6 +93,7 @@ class DMixer(nn.Module):
         return self.proj(mixed.permute(0, 3, 1, 2))
 
 
+@register_notrace_module
 class MultiScaleMlp(nn.Module):
     """Pointwise MLP with residual depthwise convolutions of sides 1, 3, 5 and 7 in its hidden layer (section 3.4)."""
 
@@ -99,7 +109,10 @@ class MultiScaleMlp(nn.Module):
         self.norm3 = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm1(self.act(self.fc1(x)))
+        return image_by_image(self._forward, x, self.fc1.out_channels / self.fc1.in_channels, self.training)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm1(conv2d(x, self.fc1.weight, gelu="none"))
         x = self.norm2(self.act(x + self.dwconv(x)))
         return self.norm3(self.fc2(x))
 

@@ -100,6 +100,18 @@ def test_kernels_fit_into_registers_and_shared_memory(
         assert used["stack"] <= 96 and used["shared"] <= 99 * 1024, (name, used)
 
 
+@pytest.mark.parametrize(("allowed", "precision"), [("ieee", "tf32x3"), ("tf32", "tf32")])
+def test_float32_is_as_exact_as_torchs_products(allowed: str, precision: str) -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = allowed
+    try:
+        assert neighborhood_triton._precision(torch.float32) == precision
+        assert neighborhood_triton._precision(torch.bfloat16) == "tf32"  # of the table's gradient
+    finally:
+        matmul.fp32_precision = before
+
+
 def _cuda(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor on a CUDA device that need not exist."""
     with FakeTensorMode():

@@ -8,7 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones.layers import pointwise
-from backbones.layers.pointwise import Linear, Mlp, conv2d, gelu_tanh
+from backbones.layers.conv import ConvMlp, DepthwiseMlp, ResidualDepthwiseConv
+from backbones.layers.large_kernel import GatedLargeKernelAttention
+from backbones.layers.mbconv import MBConv
+from backbones.layers.pointwise import Linear, Mlp, conv2d, gelu_tanh, image_by_image
+from backbones.models.transxnet import MultiScaleMlp, SqueezedTokenEnhancer
 
 SHAPES = [(3, 16), (2, 5, 16), (2, 5, 7, 16), (1, 1, 1, 16)]
 
@@ -116,3 +120,58 @@ def test_gelu_has_second_derivatives():
         (first,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
         grads.append((first, *torch.autograd.grad(first.square().sum(), x)))
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize(
+    ("values", "training", "grad", "parts"),
+    [(64, False, False, [2, 2, 1]), (1, False, False, [1] * 5), (160, False, False, [5]), (64, True, False, [5]),
+     (64, False, True, [5])],
+)  # fmt: skip
+def test_image_by_image(monkeypatch: pytest.MonkeyPatch, values: int, training: bool, grad: bool, parts: list[int]):
+    monkeypatch.setattr(pointwise, "CHUNK", values)
+    seen = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return torch.cat((x, x), dim=1)
+
+    x = torch.randn(5, 4, 2, 2)  # with a hidden map of 32 values an image
+    with torch.set_grad_enabled(grad):
+        out = image_by_image(function, x, 2.0, training)
+    assert seen == parts
+    assert torch.equal(out, torch.cat((x, x), dim=1))
+
+
+class ChannelsLast(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: ChannelsLast(Mlp(8, 24)),
+        lambda: ChannelsLast(DepthwiseMlp(8, 24)),
+        lambda: ChannelsLast(DepthwiseMlp(8, 24, residual=False)),
+        lambda: ConvMlp(8, 24),
+        lambda: ResidualDepthwiseConv(8, 5),
+        lambda: GatedLargeKernelAttention(8),
+        lambda: MBConv(8, 8, stride=2),
+        lambda: MultiScaleMlp(8, 32),
+        lambda: SqueezedTokenEnhancer(8),
+    ],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_inference_computes_what_training_does(monkeypatch: pytest.MonkeyPatch, layer, training: bool):
+    """With kernels merged and image by image, and in training mode over the whole batch."""
+    monkeypatch.setattr(pointwise, "CHUNK", 1)
+    torch.manual_seed(0)
+    layer = layer().train(training)
+    for module in layer.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean)
+            module.momentum = 0.0
+    x = torch.randn(3, 8, 9, 7).contiguous(memory_format=torch.channels_last)
+    expected = layer(x.clone().requires_grad_())
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
