@@ -8,7 +8,7 @@ from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.norm import GlobalResponseNorm
-from backbones.layers.pointwise import Linear, can_fuse, conv2d, image_by_image
+from backbones.layers.pointwise import Linear, can_fuse, conv2d, in_parts
 
 
 class ConvNorm(nn.Module):
@@ -82,7 +82,7 @@ class ConvMlp(nn.Module):
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return image_by_image(self._forward, x, self.fc1.out_channels / self.fc1.in_channels)
+        return in_parts(self._forward, x, self.fc1.out_channels / self.fc1.in_channels)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = conv2d(x, self.fc1.weight, self.fc1.bias, gelu="none")
@@ -116,7 +116,7 @@ class DepthwiseMlp(nn.Module):
         self.fc2 = Linear(hidden_dim, dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return image_by_image(self._forward, x, self.fc1.out_features / self.fc1.in_features)
+        return in_parts(self._forward, x, self.fc1.out_features / self.fc1.in_features, halo=1)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x, conv = self.fc1(x).permute(0, 3, 1, 2), self.dwconv

@@ -8,7 +8,7 @@ from timm.layers import DropPath, register_notrace_module
 from torch import nn
 
 from backbones._compat import is_plain_eager
-from backbones.layers.pointwise import conv2d, gelu_tanh, image_by_image
+from backbones.layers.pointwise import conv2d, gelu_tanh, in_parts
 from backbones.layers.squeeze_excite import SqueezeExcite
 
 
@@ -228,7 +228,7 @@ class MBConv(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return image_by_image(self._forward, x, self.conv1_1x1.out_channels / x.shape[1], self.training)
+        return in_parts(self._forward, x, self.conv1_1x1.out_channels / x.shape[1], self.training)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = self.shortcut(x)

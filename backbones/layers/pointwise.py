@@ -38,21 +38,37 @@ def can_fuse(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return onednn_conv2d is not None and not torch.is_grad_enabled() and _on_onednn(x, weight)
 
 
-def image_by_image(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, ratio: float, training: bool = False
+def in_parts(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    ratio: float,
+    training: bool = False,
+    halo: int | None = None,
 ) -> torch.Tensor:
-    """`function(x)`, in inference on CPU of so few images at a time that hidden maps stay small.
+    """`function(x)`, in inference on CPU of so few images or rows at a time that hidden maps stay small.
 
     Args:
         function: Of a batch, for each image by itself.
         x: `(B, ...)`.
         ratio: Values of the function's largest map for every value of `x`.
         training: Whether it has a BatchNorm that looks at the whole batch now.
+        halo: Rows above and below on which a row of the result depends, for functions from `(B, H, ...)` to the same;
+            None where that is the whole image.
     """
-    if training or not can_fuse(x, x) or x.numel() * ratio <= CHUNK or x.shape[0] < 2:
+    values = x.numel() * ratio
+    if training or not can_fuse(x, x) or values <= CHUNK:
         return function(x)
-    images = max(1, int(x.shape[0] * CHUNK / (x.numel() * ratio)))
-    return torch.cat([function(part) for part in x.split(images)])
+    if x.shape[0] > 1:
+        images = max(1, int(x.shape[0] * CHUNK / values))
+        return torch.cat([in_parts(function, part, ratio, halo=halo) for part in x.split(images)])
+    if halo is None or x.dim() < 3:
+        return function(x)
+    rows = max(1, 4 * halo, int(x.shape[1] * CHUNK / values))
+    parts = []
+    for first in range(0, x.shape[1], rows):
+        low = max(first - halo, 0)
+        parts.append(function(x[:, low : first + rows + halo])[:, first - low : first - low + rows])
+    return torch.cat(parts, dim=1)
 
 
 class _TanhGELU(torch.autograd.Function):
@@ -144,7 +160,7 @@ class Mlp(nn.Module):
         self.approximate = approximate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return image_by_image(self._forward, x, self.fc1.out_features / self.fc1.in_features)
+        return in_parts(self._forward, x, self.fc1.out_features / self.fc1.in_features, halo=0)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(linear(x, self.fc1.weight, self.fc1.bias, gelu=self.approximate))

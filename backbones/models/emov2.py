@@ -24,7 +24,7 @@ from torch import nn
 from backbones.layers.conv import ConvNorm
 from backbones.layers.hybrid_attention import HybridWindowAttention
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.pointwise import image_by_image
+from backbones.layers.pointwise import in_parts
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
 
@@ -111,7 +111,7 @@ class InvertedResidual(nn.Module):
         self.drop_path = DropPath(drop_path) if has_skip and drop_path > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return image_by_image(self._forward, x, self.proj.in_channels / x.shape[1], self.training)
+        return in_parts(self._forward, x, self.proj.in_channels / x.shape[1], self.training)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         expanded = self.expand(self.norm(x))

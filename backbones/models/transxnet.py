@@ -33,7 +33,7 @@ from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.dynamic_conv import DynamicDepthwiseConv
 from backbones.layers.multiscale import MultiScaleDepthwiseConv
 from backbones.layers.norm import ChannelAffine
-from backbones.layers.pointwise import conv2d, image_by_image
+from backbones.layers.pointwise import conv2d, in_parts
 from backbones.layers.reduction_attention import OverlappingReductionAttention, PairBias
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
@@ -109,7 +109,7 @@ class MultiScaleMlp(nn.Module):
         self.norm3 = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return image_by_image(self._forward, x, self.fc1.out_channels / self.fc1.in_channels, self.training)
+        return in_parts(self._forward, x, self.fc1.out_channels / self.fc1.in_channels, self.training)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm1(conv2d(x, self.fc1.weight, gelu="none"))

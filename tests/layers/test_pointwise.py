@@ -11,7 +11,7 @@ from backbones.layers import pointwise
 from backbones.layers.conv import ConvMlp, DepthwiseMlp, ResidualDepthwiseConv
 from backbones.layers.large_kernel import GatedLargeKernelAttention
 from backbones.layers.mbconv import MBConv
-from backbones.layers.pointwise import Linear, Mlp, conv2d, gelu_tanh, image_by_image
+from backbones.layers.pointwise import Linear, Mlp, conv2d, gelu_tanh, in_parts
 from backbones.models.transxnet import MultiScaleMlp, SqueezedTokenEnhancer
 
 SHAPES = [(3, 16), (2, 5, 16), (2, 5, 7, 16), (1, 1, 1, 16)]
@@ -127,7 +127,7 @@ def test_gelu_has_second_derivatives():
     [(64, False, False, [2, 2, 1]), (1, False, False, [1] * 5), (160, False, False, [5]), (64, True, False, [5]),
      (64, False, True, [5])],
 )  # fmt: skip
-def test_image_by_image(monkeypatch: pytest.MonkeyPatch, values: int, training: bool, grad: bool, parts: list[int]):
+def test_parts_of_images(monkeypatch: pytest.MonkeyPatch, values: int, training: bool, grad: bool, parts: list[int]):
     monkeypatch.setattr(pointwise, "CHUNK", values)
     seen = []
 
@@ -137,9 +137,27 @@ def test_image_by_image(monkeypatch: pytest.MonkeyPatch, values: int, training: 
 
     x = torch.randn(5, 4, 2, 2)  # with a hidden map of 32 values an image
     with torch.set_grad_enabled(grad):
-        out = image_by_image(function, x, 2.0, training)
+        out = in_parts(function, x, 2.0, training)
     assert seen == parts
     assert torch.equal(out, torch.cat((x, x), dim=1))
+
+
+@pytest.mark.parametrize(("halo", "rows"), [(None, [11]), (0, [3, 3, 3, 2]), (1, [5, 6, 4])])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_parts_of_rows(monkeypatch: pytest.MonkeyPatch, halo: int | None, rows: list[int], batch: int):
+    monkeypatch.setattr(pointwise, "CHUNK", 24)  # three rows of the hidden map
+    seen = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.shape[1])
+        near = F.avg_pool1d(x.transpose(1, 2), 3, 1, 1) if halo == 1 else x.transpose(1, 2)
+        return near.transpose(1, 2)
+
+    x = torch.randn(batch, 11, 4)
+    with torch.no_grad():
+        out = in_parts(function, x, 2.0, halo=halo)
+    assert seen == rows * batch
+    torch.testing.assert_close(out, function(x))
 
 
 class ChannelsLast(nn.Sequential):
