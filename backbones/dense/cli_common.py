@@ -66,6 +66,7 @@ def guarded(run: Callable[[Sequence[str] | None], None], argv: Sequence[str] | N
     try:
         run(argv)
         if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # a process that leaves while another is still connected may abort
             torch.distributed.destroy_process_group()
     except (DenseError, WeightsError, OperatorsError) as error:
         messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
