@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from rich.console import Console
@@ -16,6 +15,7 @@ from rich.table import Table
 from backbones.checkpoints import WeightsError
 from backbones.dense.config import DenseError, load_config
 from backbones.dense.ops import OperatorsError
+from backbones.processes import leave_processes
 from backbones.terminal import messages
 
 #: Messages go to stderr, results to stdout. Off a terminal, lines are not folded.
@@ -65,9 +65,7 @@ def guarded(run: Callable[[Sequence[str] | None], None], argv: Sequence[str] | N
     """Runs a command line; what the user can mend ends it with one sentence and exit code 2."""
     try:
         run(argv)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # a process that leaves while another is still connected may abort
-            torch.distributed.destroy_process_group()
+        leave_processes()
     except (DenseError, WeightsError, OperatorsError) as error:
         messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2

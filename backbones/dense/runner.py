@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from torch import nn
 from backbones.checkpoints import WeightsError
 from backbones.dense.checkpoint import load_weights
 from backbones.dense.config import DenseError
+
+_RUNS = itertools.count(1)
 
 
 class Runner(mmengine.runner.Runner):
@@ -59,6 +62,7 @@ def build(cfg: Config, amp: bool = False, auto_scale_lr: bool = False, resume: s
     if resume:
         _set_resume(cfg, resume)
     _start_processes(cfg)
+    _name_run(cfg)
     with translated():
         runner = Runner.from_cfg(cfg)
         check_neck(runner.model, cfg)
@@ -149,6 +153,17 @@ def _start_processes(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get("find_unused_parameters", False),
         )
+
+
+def _name_run(cfg: Config) -> None:
+    """Names apart the runs that one Python process starts.
+
+    mmengine keeps loggers, registry scopes and visualizers by a run's name and the second it began: of two runs of one
+    name within a second, the later would get those of the earlier.
+    """
+    number = next(_RUNS)
+    if number > 1:
+        cfg.experiment_name = f"{cfg.get('experiment_name') or Path(cfg.filename or 'run').stem}_{number}"
 
 
 def _remark_batch(runner: Runner, cfg: Config) -> None:

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from backbones.processes import leave_processes
+
 
 class DeviceError(RuntimeError):
     """The device cannot be used; the message says what to do."""
@@ -111,7 +113,7 @@ def world(device: str | None = None) -> Iterator[World]:
     try:
         yield World(rank, size, torch.device(kind))
     finally:
-        dist.destroy_process_group()
+        leave_processes()
 
 
 def wrap_ddp(model: nn.Module, world: World, broadcast_buffers: bool = True) -> nn.Module:

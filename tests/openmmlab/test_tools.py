@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -314,6 +316,23 @@ def test_mixed_precision_configs_run_on_a_cpu():
     gpu = torch.cuda.is_available()
     assert cfg.optim_wrapper.type == ("AmpOptimWrapper" if gpu else "OptimWrapper")
     assert cfg.sync_bn == ("torch" if gpu else None)
+
+
+def test_runs_of_one_process_are_kept_apart(tmp_path, monkeypatch):
+    """Two of one name that begin within a second, which is as fine as mmengine tells them apart."""
+    stopped = time.time()
+    monkeypatch.setattr("mmengine.runner.runner.time", SimpleNamespace(**{**vars(time), "time": lambda: stopped}))
+    jobs = []
+    for task, make in CASES.items():
+        (tmp_path / task).mkdir()
+        case = make(tmp_path / task)
+        cfg = load_config(case.config, {}, str(case.data), list(COLOURS), str(case.run))
+        jobs.append(runner.build(cfg))
+    assert jobs[0].timestamp == jobs[1].timestamp
+    assert [type(job.visualizer).__name__ for job in jobs] == ["DetLocalVisualizer", "SegLocalVisualizer"]
+    for job in jobs:
+        job.logger.info("a line of this run")
+        assert next(Path(job.log_dir).glob("*.log")).read_text().count("a line of this run") == 1
 
 
 def test_two_processes_train_and_test(segmentation):
