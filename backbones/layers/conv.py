@@ -8,7 +8,7 @@ from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.norm import GlobalResponseNorm
-from backbones.layers.pointwise import Linear, can_fuse, conv2d, in_parts
+from backbones.layers.pointwise import Linear, can_fuse, conv2d, in_parts, row_parts
 
 
 class ConvNorm(nn.Module):
@@ -82,11 +82,27 @@ class ConvMlp(nn.Module):
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_parts(self._forward, x, self.fc1.out_channels / self.fc1.in_channels)
+        return in_parts(self._forward, x, self._ratio)
+
+    @property
+    def _ratio(self) -> float:
+        return self.fc1.out_channels / self.fc1.in_channels
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = conv2d(x, self.fc1.weight, self.fc1.bias, gelu="none")
-        return self.fc2(self.grn(self.dwconv(x)))
+        if x.shape[0] == 1 and can_fuse(x, self.fc2.weight):
+            return self._one_image(x)
+        return self.fc2(self.grn(self._expand(x)))
+
+    def _expand(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dwconv(conv2d(x, self.fc1.weight, self.fc1.bias, gelu="none"))
+
+    def _one_image(self, x: torch.Tensor) -> torch.Tensor:
+        """The same, the normalisation folded into `fc2`; large hidden maps are only ever there in parts."""
+        parts = row_parts(self._expand, x, self._ratio, halo=1, axis=2)
+        norms = torch.stack([torch.linalg.vector_norm(part, dim=(2, 3), keepdim=True) for part in parts])
+        weight = self.fc2.weight * self.grn.scale(torch.linalg.vector_norm(norms, dim=0))
+        bias = self.fc2.bias + self.fc2.weight.flatten(1) @ self.grn.beta.flatten()
+        return torch.cat([conv2d(part, weight, bias) for part in parts], dim=2)
 
 
 @register_notrace_module

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
-from backbones.layers.pointwise import Linear
+from backbones.layers.pointwise import Linear, linear
 from backbones.layers.window import gather_indices, grid_merge, grid_partition, window_merge, window_partition
 
 
@@ -17,7 +17,7 @@ class HybridWindowAttention(nn.Module):
 
     Close attention is among the positions of a P x Q window, remote attention among the P x Q positions that are as far
     apart as the map allows. Both share queries, keys and values, and are summed. The values are widened and go through
-    an activation; there is no position bias and no output projection.
+    GELU; there is no position bias and no output projection.
 
     Where the window does not divide the map, the input is zero-padded below and right. Padding is attended to like any
     other position, as in the published models, so results there depend on the window.
@@ -28,7 +28,6 @@ class HybridWindowAttention(nn.Module):
         num_heads: Heads; must divide C and M.
         window_size: P, or `(P, Q)`.
         close: Add close attention to remote attention.
-        act_layer: Activation of the values.
 
     Maps `(B, H, W, C)` to `(B, H, W, M)`.
 
@@ -43,7 +42,6 @@ class HybridWindowAttention(nn.Module):
         num_heads: int,
         window_size: int | tuple[int, int] = 7,
         close: bool = True,
-        act_layer: type[nn.Module] = nn.GELU,
         device=None,
         dtype=None,
     ) -> None:
@@ -56,7 +54,6 @@ class HybridWindowAttention(nn.Module):
         self.close = close
         self.qk = Linear(dim, 2 * dim, **dd)
         self.v = Linear(dim, hidden_dim, **dd)
-        self.act = act_layer()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[1:3]
@@ -68,7 +65,7 @@ class HybridWindowAttention(nn.Module):
         padded = height % p or width % q
         if padded:
             x = F.pad(x, (0, 0, 0, count[1] * q - width, 0, count[0] * p - height))
-        qk, v = self.qk(x), self.act(self.v(x))
+        qk, v = self.qk(x), self._values(x)
         y = self._attend(grid_partition(qk, (p, q)), grid_partition(v, (p, q)))
         y = grid_merge(y, (p, q), count)
         if self.close and count == (1, 1):
@@ -85,9 +82,12 @@ class HybridWindowAttention(nn.Module):
         position, real, token = gather_indices(height, width, p, q, grid, x.device)
         x = x.flatten(1, 2).index_select(1, position) * real[:, None].to(x.dtype)
         x = x.flatten(0, 1).reshape(1, -1, p * q, dim)
-        y = self._attend(self.qk(x), self.act(self.v(x)))
+        y = self._attend(self.qk(x), self._values(x))
         y = y.flatten(0, 2).reshape(b, -1, y.shape[-1])
         return y.index_select(1, token).unflatten(1, (height, width))
+
+    def _values(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.v.weight, self.v.bias, gelu="none")
 
     def _attend(self, qk: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """`(B, G, N, 2C)` and `(B, G, N, M)` to `(B, G, N, M)`: attention among the N tokens of every group."""

@@ -8,7 +8,7 @@ from timm.layers import DropPath, register_notrace_module
 from torch import nn
 
 from backbones._compat import is_plain_eager
-from backbones.layers.pointwise import conv2d, gelu_tanh, in_parts
+from backbones.layers.pointwise import can_fuse, conv2d, gelu_tanh, in_parts, row_parts
 from backbones.layers.squeeze_excite import SqueezeExcite
 
 
@@ -228,10 +228,26 @@ class MBConv(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_parts(self._forward, x, self.conv1_1x1.out_channels / x.shape[1], self.training)
+        return in_parts(self._forward, x, self._ratio, self.training)
+
+    @property
+    def _ratio(self) -> float:
+        return self.conv1_1x1.out_channels / self.conv1_1x1.in_channels
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = self.shortcut(x)
+        if x.shape[0] == 1 and not self.training and can_fuse(x, self.conv3_1x1.weight):
+            return shortcut + self._one_image(x)
+        return shortcut + self.drop_path(self.conv3_1x1(self.se(self._expand(x))))
+
+    def _expand(self, x: torch.Tensor) -> torch.Tensor:
         x = conv_norm_gelu(x, self.conv1_1x1, self.norm1, pre_norm=self.pre_norm)
-        x = conv_norm_gelu(x, self.conv2_kxk, self.norm2)
-        return shortcut + self.drop_path(self.conv3_1x1(self.se(x)))
+        return conv_norm_gelu(x, self.conv2_kxk, self.norm2)
+
+    def _one_image(self, x: torch.Tensor) -> torch.Tensor:
+        """The residual branch, the gates folded into the projection; large maps of it are only ever there in parts."""
+        parts = row_parts(self._expand, x, self._ratio, halo=2, stride=self.conv2_kxk.stride[0], axis=2)
+        area = sum(part.shape[2] for part in parts) * parts[0].shape[3]
+        gates = self.se.gates(sum(part.sum((2, 3), keepdim=True) for part in parts) / area)
+        weight, bias = self.conv3_1x1.weight * gates, self.conv3_1x1.bias
+        return torch.cat([conv2d(part, weight, bias) for part in parts], dim=2)

@@ -39,9 +39,12 @@ class GlobalResponseNorm(nn.Module):
         nn.init.zeros_(self.beta)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        response = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
-        response = response / (response.mean(dim=1, keepdim=True) + self.eps)
-        return torch.addcmul(self.beta.to(x.dtype), x, (self.gamma * response + 1).to(x.dtype))
+        scale = self.scale(torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True))
+        return torch.addcmul(self.beta.to(x.dtype), x, scale.to(x.dtype))
+
+    def scale(self, norms: torch.Tensor) -> torch.Tensor:
+        """The factors `gamma * N + 1` of channels with these L2 norms, both `(B, C, 1, 1)`."""
+        return self.gamma * norms / (norms.mean(dim=1, keepdim=True) + self.eps) + 1
 
 
 class ChannelAffine(nn.Module):

@@ -9,6 +9,7 @@ and captured graphs use the plain functions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,11 +40,14 @@ def can_fuse(x: torch.Tensor, weight: torch.Tensor) -> bool:
 
 
 def in_parts(
-    function: Callable[[torch.Tensor], torch.Tensor],
+    function: Callable[..., torch.Tensor],
     x: torch.Tensor,
     ratio: float,
     training: bool = False,
     halo: int | None = None,
+    stride: int = 1,
+    axis: int = 1,
+    beside: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`function(x)`, in inference on CPU of so few images or rows at a time that hidden maps stay small.
 
@@ -52,23 +56,63 @@ def in_parts(
         x: `(B, ...)`.
         ratio: Values of the function's largest map for every value of `x`.
         training: Whether it has a BatchNorm that looks at the whole batch now.
-        halo: Rows above and below on which a row of the result depends, for functions from `(B, H, ...)` to the same;
-            None where that is the whole image.
+        halo, stride, axis: As in `row_parts`, for functions that it suits; a halo of None where a row of the result
+            depends on the whole image.
+        beside: The function's second argument, `(B, H, ...)`, of which a row belongs to a row of `x`; for no halo.
     """
+    arguments = (x,) if beside is None else (x, beside)
     values = x.numel() * ratio
     if training or not can_fuse(x, x) or values <= CHUNK:
-        return function(x)
+        return function(*arguments)
     if x.shape[0] > 1:
-        images = max(1, int(x.shape[0] * CHUNK / values))
-        return torch.cat([in_parts(function, part, ratio, halo=halo) for part in x.split(images)])
+        images = _even_part(x.shape[0], x.shape[0] * CHUNK / values)
+        parts = zip(*(argument.split(images) for argument in arguments), strict=True)
+        return torch.cat([in_parts(function, part, ratio, False, halo, stride, axis, *more) for part, *more in parts])
     if halo is None or x.dim() < 3:
-        return function(x)
-    rows = max(1, 4 * halo, int(x.shape[1] * CHUNK / values))
+        return function(*arguments)
+    if beside is not None:
+        rows = _even_part(x.shape[1], x.shape[1] * CHUNK / values)
+        return torch.cat([function(*part) for part in zip(x.split(rows, 1), beside.split(rows, 1))], dim=1)
+    return torch.cat(row_parts(function, x, ratio, halo, stride, axis), dim=axis)
+
+
+def _even_part(total: int, most: float) -> int:
+    """Length of the parts when `total` is cut into as few as hold at most `most` each, and as even as can be."""
+    return math.ceil(total / math.ceil(total / max(1, int(most))))
+
+
+def row_parts(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    ratio: float,
+    halo: int,
+    stride: int = 1,
+    axis: int = 1,
+) -> list[torch.Tensor]:
+    """The rows of `function(x)`, in inference on CPU of one image some rows at a time, as in `in_parts`; else all.
+
+    Args:
+        function: Result row r must depend only on rows of `x` that are at most `halo` from `stride * r`, where it may
+            pad `x` with as many rows as it would pad the whole image. The size of `x` along the rows is a multiple of
+            `stride`, if it is one for the whole image.
+        x: `(B, ..., H, ...)`, rows along `axis`.
+        ratio: Values of the function's largest map for every value of `x`.
+        halo: Rows, a multiple of `stride`.
+        stride: Rows of `x` for one of the result.
+        axis: That of the rows, in `x` and in the result.
+    """
+    height, values = x.shape[axis], x.numel() * ratio
+    if x.shape[0] > 1 or not can_fuse(x, x) or values <= CHUNK or height % stride:
+        return [function(x)]
+    results = height // stride
+    rows = max(4 * halo // stride, _even_part(results, results * CHUNK / values))
     parts = []
-    for first in range(0, x.shape[1], rows):
-        low = max(first - halo, 0)
-        parts.append(function(x[:, low : first + rows + halo])[:, first - low : first - low + rows])
-    return torch.cat(parts, dim=1)
+    for first in range(0, results, rows):
+        count = min(rows, results - first)
+        low = max(stride * first - halo, 0)
+        high = min(stride * (first + count) + halo, height)
+        parts.append(function(x.narrow(axis, low, high - low)).narrow(axis, first - low // stride, count))
+    return parts
 
 
 class _TanhGELU(torch.autograd.Function):

@@ -35,5 +35,8 @@ class SqueezeExcite(nn.Module):
         self.gate = gate_layer()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gates = self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True))))
-        return x * self.gate(gates)
+        return x * self.gates(x.mean((2, 3), keepdim=True))
+
+    def gates(self, means: torch.Tensor) -> torch.Tensor:
+        """The gates of the channels with these means, both `(B, C, 1, 1)`."""
+        return self.gate(self.fc2(self.act(self.fc1(means))))

@@ -8,7 +8,7 @@ from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
 from backbones.layers.cache import shape_cache
-from backbones.layers.pointwise import Linear
+from backbones.layers.pointwise import Linear, in_parts
 from backbones.layers.relpos import RelativePositionBias2d
 from backbones.layers.sdpa import biased_attention
 
@@ -85,7 +85,7 @@ def grouped_attention(
         qkv: `(B, G, N, 3C)`: queries, keys, values; each holds the heads one after another.
         num_heads: Heads; C / heads is the head's width, and its root the divisor of the products.
         bias: `(heads, N, N)`, query by key, added to the products.
-        real: `(G, N)` bool, False for tokens that no query may attend to. Every group needs one that is True.
+        real: `(B, G, N)` bool, False for tokens that no query may attend to. Every group needs one that is True.
 
     Returns:
         `(B, G, N, C)`.
@@ -97,8 +97,7 @@ def grouped_attention(
     if real is not None:
         if bias is None:
             bias = qkv.new_zeros(1, 1, n, n)
-        bias = bias.masked_fill(~real[:, None, None, :], float("-inf"))
-        bias = bias.expand(b, *bias.shape).flatten(0, 1)
+        bias = bias.masked_fill(~real.reshape(b * g, 1, 1, n), float("-inf"))
     out = biased_attention(q, k, v, bias)
     return out.transpose(1, 2).reshape(b, g, n, width // 3)
 
@@ -177,7 +176,13 @@ class WindowAttention(nn.Module):
 
     def _attend(self, x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
         bias = self.rel_pos(*self.window_size) if self.rel_pos is not None else None
-        return self.proj(grouped_attention(self.qkv(x), self.num_heads, bias, real))
+
+        def attend(x: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
+            return self.proj(grouped_attention(self.qkv(x), self.num_heads, bias, real))
+
+        if real is not None:
+            real = real.expand(x.shape[0], -1, -1)
+        return in_parts(attend, x, ratio=3, halo=0, beside=real)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, window_size={self.window_size}"

@@ -31,6 +31,7 @@ from backbones.models._skeleton import Backbone, Stage
 NORM_EPS = 1e-6
 
 
+@register_notrace_module
 class Stem(nn.Module):
     """3x3 stride-2 convolution and 3x3 depthwise convolution, each with BatchNorm and SiLU, then a 1x1 convolution."""
 
@@ -45,6 +46,10 @@ class Stem(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ratio = self.conv1.out_channels / (4 * self.conv1.in_channels)
+        return in_parts(self._forward, x, ratio, self.training, halo=4, stride=2, axis=2)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.act(self.norm1(self.conv1(x)))
         return self.conv2(self.act(self.norm2(self.dwconv(x))))
 
@@ -111,7 +116,11 @@ class InvertedResidual(nn.Module):
         self.drop_path = DropPath(drop_path) if has_skip and drop_path > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_parts(self._forward, x, self.proj.in_channels / x.shape[1], self.training)
+        (stride, _), (kernel_size, _) = self.dwconv.conv.stride, self.dwconv.conv.kernel_size
+        # Attention lets a row depend on rows of its whole window and, dilated, of the whole image.
+        halo = kernel_size // 2 * stride if isinstance(self.expand, ConvExpansion) else None
+        ratio = self.proj.in_channels / x.shape[1]
+        return in_parts(self._forward, x, ratio, self.training, halo, stride, axis=2)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         expanded = self.expand(self.norm(x))
@@ -175,7 +184,7 @@ class EMOv2(Backbone):
                 if dim % head_dims[stage]:
                     raise ValueError(f"dims[{stage}] = {dim} must be a multiple of head_dims[{stage}]")
                 heads = dim // head_dims[stage]
-                expand = AttentionExpansion(dim, hidden_dim, heads, window_size, close, act_layer, **dd)
+                expand = AttentionExpansion(dim, hidden_dim, heads, window_size, close, **dd)
             return InvertedResidual(
                 in_dim,
                 dim,

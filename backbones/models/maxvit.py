@@ -24,7 +24,7 @@ from backbones._compat import update_model_input_size
 from backbones.layers.block import MixerBlock
 from backbones.layers.mbconv import Conv2dSame, MBConv, conv_norm_gelu
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.pointwise import Mlp
+from backbones.layers.pointwise import Mlp, in_parts
 from backbones.layers.relpos import RelativePositionBias2d, resize_bias_table
 from backbones.layers.window import GridAttention, WindowAttention
 from backbones.models._registry import Family, Variant, Weights, register_family
@@ -48,6 +48,10 @@ class Stem(nn.Module):
         self.conv2 = Conv2dSame(dim, dim, 3, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ratio = self.conv1.out_channels / (4 * self.conv1.in_channels)
+        return in_parts(self._forward, x, ratio, self.training, halo=4, stride=2, axis=2)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv2(conv_norm_gelu(x, self.conv1, self.norm1))
 
 

@@ -109,7 +109,7 @@ class MultiScaleMlp(nn.Module):
         self.norm3 = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_parts(self._forward, x, self.fc1.out_channels / self.fc1.in_channels, self.training)
+        return in_parts(self._forward, x, self.fc1.out_channels / self.fc1.in_channels, self.training, halo=3, axis=2)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm1(conv2d(x, self.fc1.weight, gelu="none"))
