@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
+from backbones.layers.cache import shape_cache
 from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.pointwise import Linear
 from backbones.layers.sdpa import biased_attention
@@ -82,10 +83,19 @@ class PairBias(nn.Module):
         return height * width, ((height + step - 1) // step) * ((width + step - 1) // step)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        count = self._count(*x.shape[2:])
+        positions, reduced = self._count(*x.shape[2:])
         # A graph for many sizes must hold at the table's own size too, so it always resizes; there, nothing changes.
-        captured = any(isinstance(n, torch.SymInt) for n in count)
-        if not captured and count == tuple(self.table.shape[2:]):
+        captured = isinstance(positions, torch.SymInt) or isinstance(reduced, torch.SymInt)
+        if not captured and (positions, reduced) == tuple(self.table.shape[2:]):
             return self.table
         table = self.table.to(torch.promote_types(self.table.dtype, torch.float32))
-        return F.interpolate(table, size=count, mode="bicubic", align_corners=False).to(self.table.dtype)
+        # One axis at a time: the second by a product, which is much faster than to interpolate as large a table.
+        rows = F.interpolate(table, size=(positions, table.shape[3]), mode="bicubic", align_corners=False)
+        return (rows @ _resizing(table.shape[3], reduced, rows.dtype, rows.device)).to(self.table.dtype)
+
+
+@shape_cache()
+def _resizing(old: int, new: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """`(old, new)`: the matrix that resizes an axis by bicubic interpolation."""
+    identity = torch.eye(old, dtype=dtype, device=device)[None, None]
+    return F.interpolate(identity, size=(old, new), mode="bicubic", align_corners=False)[0, 0]
