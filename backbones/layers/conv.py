@@ -8,7 +8,7 @@ from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.norm import GlobalResponseNorm
-from backbones.layers.pointwise import Linear, can_fuse, conv2d, in_parts, row_parts
+from backbones.layers.pointwise import Linear, can_fuse, conv2d, in_parts, join, row_parts
 
 
 class ConvNorm(nn.Module):
@@ -102,7 +102,7 @@ class ConvMlp(nn.Module):
         norms = torch.stack([torch.linalg.vector_norm(part, dim=(2, 3), keepdim=True) for part in parts])
         weight = self.fc2.weight * self.grn.scale(torch.linalg.vector_norm(norms, dim=0))
         bias = self.fc2.bias + self.fc2.weight.flatten(1) @ self.grn.beta.flatten()
-        return torch.cat([conv2d(part, weight, bias) for part in parts], dim=2)
+        return join([conv2d(part, weight, bias) for part in parts], axis=2)
 
 
 @register_notrace_module

@@ -8,7 +8,7 @@ from timm.layers import DropPath, register_notrace_module
 from torch import nn
 
 from backbones._compat import is_plain_eager
-from backbones.layers.pointwise import can_fuse, conv2d, gelu_tanh, in_parts, row_parts
+from backbones.layers.pointwise import can_fuse, conv2d, gelu_tanh, in_parts, join, row_parts
 from backbones.layers.squeeze_excite import SqueezeExcite
 
 
@@ -250,4 +250,4 @@ class MBConv(nn.Module):
         area = sum(part.shape[2] for part in parts) * parts[0].shape[3]
         gates = self.se.gates(sum(part.sum((2, 3), keepdim=True) for part in parts) / area)
         weight, bias = self.conv3_1x1.weight * gates, self.conv3_1x1.bias
-        return torch.cat([conv2d(part, weight, bias) for part in parts], dim=2)
+        return join([conv2d(part, weight, bias) for part in parts], axis=2)

@@ -73,7 +73,12 @@ def in_parts(
     if beside is not None:
         rows = _even_part(x.shape[1], x.shape[1] * CHUNK / values)
         return torch.cat([function(*part) for part in zip(x.split(rows, 1), beside.split(rows, 1))], dim=1)
-    return torch.cat(row_parts(function, x, ratio, halo, stride, axis), dim=axis)
+    return join(row_parts(function, x, ratio, halo, stride, axis), axis)
+
+
+def join(parts: list[torch.Tensor], axis: int) -> torch.Tensor:
+    """The parts one after another; no copy of a single one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
 
 
 def _even_part(total: int, most: float) -> int:
