@@ -97,9 +97,9 @@ def row_parts(
     """The rows of `function(x)`, in inference on CPU of one image some rows at a time, as in `in_parts`; else all.
 
     Args:
-        function: Result row r must depend only on rows of `x` that are at most `halo` from `stride * r`, where it may
-            pad `x` with as many rows as it would pad the whole image. The size of `x` along the rows is a multiple of
-            `stride`, if it is one for the whole image.
+        function: Row r of its result must depend only on rows of `x` that are at most `halo` from row `stride * r`.
+            It may pad; what that does to the ends of a part is cut off again. All parts have, like the image, a
+            multiple of `stride` rows (an image that has not is done whole), so that they are padded alike.
         x: `(B, ..., H, ...)`, rows along `axis`.
         ratio: Values of the function's largest map for every value of `x`.
         halo: Rows, a multiple of `stride`.
