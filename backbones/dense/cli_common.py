@@ -15,7 +15,7 @@ from rich.table import Table
 from backbones.checkpoints import WeightsError
 from backbones.dense.config import DenseError, load_config
 from backbones.dense.ops import OperatorsError
-from backbones.processes import leave_processes
+from backbones.processes import keep_freed_memory, leave_processes
 from backbones.terminal import messages
 
 #: Messages go to stderr, results to stdout. Off a terminal, lines are not folded.
@@ -63,6 +63,8 @@ def show_rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
 
 def guarded(run: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
     """Runs a command line; what the user can mend ends it with one sentence and exit code 2."""
+    if argv is None:  # the process is this program's own
+        keep_freed_memory()
     try:
         run(argv)
         leave_processes()

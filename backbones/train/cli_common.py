@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from timm.utils import ParseKwargs
 
+from backbones.processes import keep_freed_memory
 from backbones.terminal import messages
 from backbones.train.data import DataError
 from backbones.train.distributed import default_device
@@ -135,6 +136,8 @@ def warn(text: str) -> None:
 
 def guarded(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     """Runs a command line; what the user can mend ends it with one sentence and exit code 2."""
+    if argv is None:  # the process is this program's own
+        keep_freed_memory()
     try:
         return run(argv)
     except (ModelError, DataError) as error:

@@ -11,12 +11,14 @@ from backbones.train.recipe import RecipeError, parse_command_line
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains; returns 0 when done, 2 for a mistake of the user, 3 when training failed, 130 when interrupted."""
+    own_process = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         recipe, given = parse_command_line(argv)
     except RecipeError as error:
         return _fail(error, 2)
 
+    from backbones.processes import keep_freed_memory
     from backbones.train.checkpoint import CheckpointError
     from backbones.train.data import DataError
     from backbones.train.distributed import DeviceError
@@ -24,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from backbones.train.modelio import ModelError
     from backbones.train.run import train
 
+    if own_process:
+        keep_freed_memory()
     try:
         return train(recipe, given, [sys.argv[0], *argv])
     except (RecipeError, DataError, ModelError, DeviceError, CheckpointError) as error:
