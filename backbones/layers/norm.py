@@ -44,7 +44,7 @@ class GlobalResponseNorm(nn.Module):
 
     def scale(self, norms: torch.Tensor) -> torch.Tensor:
         """The factors `gamma * N + 1` of channels with these L2 norms, both `(B, C, 1, 1)`."""
-        return self.gamma * norms / (norms.mean(dim=1, keepdim=True) + self.eps) + 1
+        return self.gamma * (norms / (norms.mean(dim=1, keepdim=True) + self.eps)) + 1
 
 
 class ChannelAffine(nn.Module):

@@ -58,7 +58,7 @@ def in_parts(
         training: Whether it has a BatchNorm that looks at the whole batch now.
         halo, stride, axis: As in `row_parts`, for functions that it suits; a halo of None where a row of the result
             depends on the whole image.
-        beside: The function's second argument, `(B, H, ...)`, of which a row belongs to a row of `x`; for no halo.
+        beside: The function's second argument, cut as `x` is.
     """
     arguments = (x,) if beside is None else (x, beside)
     values = x.numel() * ratio
@@ -70,10 +70,7 @@ def in_parts(
         return torch.cat([in_parts(function, part, ratio, False, halo, stride, axis, *more) for part, *more in parts])
     if halo is None or x.dim() < 3:
         return function(*arguments)
-    if beside is not None:
-        rows = _even_part(x.shape[1], x.shape[1] * CHUNK / values)
-        return torch.cat([function(*part) for part in zip(x.split(rows, 1), beside.split(rows, 1))], dim=1)
-    return join(row_parts(function, x, ratio, halo, stride, axis), axis)
+    return join(row_parts(function, x, ratio, halo, stride, axis, beside), axis)
 
 
 def join(parts: list[torch.Tensor], axis: int) -> torch.Tensor:
@@ -87,12 +84,13 @@ def _even_part(total: int, most: float) -> int:
 
 
 def row_parts(
-    function: Callable[[torch.Tensor], torch.Tensor],
+    function: Callable[..., torch.Tensor],
     x: torch.Tensor,
     ratio: float,
     halo: int,
     stride: int = 1,
     axis: int = 1,
+    beside: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """The rows of `function(x)`, in inference on CPU of one image some rows at a time, as in `in_parts`; else all.
 
@@ -105,10 +103,12 @@ def row_parts(
         halo: Rows, a multiple of `stride`.
         stride: Rows of `x` for one of the result.
         axis: That of the rows, in `x` and in the result.
+        beside: The function's second argument, cut as `x` is.
     """
+    arguments = (x,) if beside is None else (x, beside)
     height, values = x.shape[axis], x.numel() * ratio
     if x.shape[0] > 1 or not can_fuse(x, x) or values <= CHUNK or height % stride:
-        return [function(x)]
+        return [function(*arguments)]
     results = height // stride
     rows = max(4 * halo // stride, _even_part(results, results * CHUNK / values))
     parts = []
@@ -116,7 +116,8 @@ def row_parts(
         count = min(rows, results - first)
         low = max(stride * first - halo, 0)
         high = min(stride * (first + count) + halo, height)
-        parts.append(function(x.narrow(axis, low, high - low)).narrow(axis, first - low // stride, count))
+        part = function(*(argument.narrow(axis, low, high - low) for argument in arguments))
+        parts.append(part.narrow(axis, first - low // stride, count))
     return parts
 
 
