@@ -23,9 +23,10 @@ from timm.scheduler.plateau_lr import PlateauLRScheduler
 from timm.utils import ModelEmaV3, dispatch_clip_grad, distribute_bn
 from torch import nn
 
+from backbones.seeding import mix_seed, seeded
 from backbones.train import distributed as D
 from backbones.train.distributed import World
-from backbones.train.loader import EvalLoader, TrainLoader, mix_seed, seeded
+from backbones.train.loader import EvalLoader, TrainLoader
 from backbones.train.losses import TrainingLoss
 
 

@@ -7,38 +7,14 @@ run can start at any step of any epoch, on any number of processes, and sees exa
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from backbones.seeding import mix_seed, seeded
 from backbones.train.data import DataError, ImageSource, StreamSource
-
-
-def mix_seed(*parts: int | str) -> int:
-    """A 63-bit seed from any numbers and names; different parts give unrelated seeds."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
-
-
-@contextlib.contextmanager
-def seeded(*parts: int | str) -> Iterator[None]:
-    """Runs a block with Python's, NumPy's and torch's CPU generators seeded by ``parts``, then restores them."""
-    seed = mix_seed(*parts)
-    saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(saved[0])
-        np.random.set_state(saved[1])
-        torch.set_rng_state(saved[2])
 
 
 def shard_positions(batch: int, shards: int, shard: int) -> list[int]:
