@@ -166,7 +166,6 @@ class MaxViT(Backbone):
             in_chans=in_chans,
         )
         self.window_size = window
-        self._traits = {"fixed_input_size": False}  # for timm: built for an image size, run at any
 
     def _init_weights(self, module: nn.Module, name: str) -> None:
         """Kernels, linears and bias tables normal with std 0.02, not truncated; biases 0."""
@@ -176,15 +175,6 @@ class MaxViT(Backbone):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, RelativePositionBias2d):
             nn.init.normal_(module.relative_position_bias_table, std=0.02)
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """The bias tables."""
-        return {
-            f"{name}.relative_position_bias_table"
-            for name, module in self.named_modules()
-            if isinstance(module, RelativePositionBias2d)
-        }
 
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, window_size: int | tuple[int, int] | None = None
@@ -278,7 +268,6 @@ register_family(
         origin_url="https://github.com/google-research/maxvit",
         license="apache-2.0",
         dense_norm_type=None,
-        sized=True,
         convert=_resize_tables,
         tiny={"stem_width": 16, "dims": (32, 32, 64, 64), "depths": (1, 1, 2, 1), "window_size": 4},
         variants={

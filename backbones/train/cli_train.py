@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from backbones.train.recipe import RecipeError, parse_command_line
+from backbones.train.options import OptionError
+from backbones.train.recipe import parse_command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         recipe, given = parse_command_line(argv)
-    except RecipeError as error:
+    except OptionError as error:
         return _fail(error, 2)
 
     from backbones.processes import keep_freed_memory
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
     try:
         return train(recipe, given, [sys.argv[0], *argv])
-    except (RecipeError, DataError, ModelError, DeviceError, CheckpointError) as error:
+    except (OptionError, DataError, ModelError, DeviceError, CheckpointError) as error:
         return _fail(error, 2)
     except TrainError as error:
         return _fail(error, 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import timm
@@ -27,6 +26,7 @@ from backbones.train.data import (
 from backbones.train.distributed import World
 from backbones.train.loader import EvalLoader, TrainLoader
 from backbones.train.modelio import ModelError, check_model_name
+from backbones.train.options import TrainOptions
 
 
 class SubsetSource(ImageSource):
@@ -58,7 +58,7 @@ class Data:
     name: str
 
 
-def build_data(options: SimpleNamespace, world: World) -> Data:
+def build_data(options: TrainOptions, world: World) -> Data:
     """Opens both splits.
 
     Raises:
@@ -108,7 +108,7 @@ def log_unreadable(data: Data, limit: int, folder: str | os.PathLike | None) -> 
         source.unreadable = UnreadableImages(len(source) if isinstance(source, ImageSource) else 1, limit, log)
 
 
-def build_model(options: SimpleNamespace, num_classes: int, load: bool = True) -> tuple[nn.Module, LoadReport | None]:
+def build_model(options: TrainOptions, num_classes: int, load: bool = True) -> tuple[nn.Module, LoadReport | None]:
     """Creates the model and loads its starting weights.
 
     Args:
@@ -176,7 +176,7 @@ def _load_exactly(model: nn.Module, path: str) -> LoadReport:
     return report
 
 
-def place_model(model: nn.Module, options: SimpleNamespace, world: World) -> nn.Module:
+def place_model(model: nn.Module, options: TrainOptions, world: World) -> nn.Module:
     """Moves the model to its device in its memory format, with checkpointing and SyncBatchNorm as asked."""
     if options.grad_checkpointing:
         if not hasattr(model, "set_grad_checkpointing"):
@@ -190,7 +190,7 @@ def place_model(model: nn.Module, options: SimpleNamespace, world: World) -> nn.
     return model.to(world.device, memory_format=layout)
 
 
-def data_config(options: SimpleNamespace, model: nn.Module) -> dict[str, Any]:
+def data_config(options: TrainOptions, model: nn.Module) -> dict[str, Any]:
     """timm's preprocessing of the model, with the options' overrides: input_size, mean, std, interpolation, crop."""
     names = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
     args = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -206,7 +206,7 @@ def data_config(options: SimpleNamespace, model: nn.Module) -> dict[str, Any]:
 
 
 def build_loaders(
-    options: SimpleNamespace, data: Data, config: dict[str, Any], world: World
+    options: TrainOptions, data: Data, config: dict[str, Any], world: World
 ) -> tuple[TrainLoader, EvalLoader]:
     """Training and evaluation batches as the options say; ``--overfit`` trains on what evaluation sees."""
     size = config["input_size"]

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from timm.models import model_parameters
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.plateau_lr import PlateauLRScheduler
-from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3, dispatch_clip_grad, distribute_bn
 from torch import nn
 
@@ -29,6 +27,7 @@ from backbones.train import distributed as D
 from backbones.train.distributed import World
 from backbones.train.loader import EvalLoader, TrainLoader
 from backbones.train.losses import TrainingLoss
+from backbones.train.options import TrainOptions
 
 
 class TrainError(RuntimeError):
@@ -49,33 +48,6 @@ class Progress:
     finished: bool = False
 
 
-def build_optimizer(model: nn.Module, options: SimpleNamespace, lr: float) -> torch.optim.Optimizer:
-    """The optimiser that the options name, with timm's parameter groups for weight decay and layer decay."""
-    kwargs = {key: getattr(options, f"opt_{key}") for key in ("eps", "betas")}
-    return create_optimizer_v2(
-        model,
-        opt=options.opt,
-        lr=lr,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        layer_decay=options.layer_decay,
-        layer_decay_min_scale=options.layer_decay_min_scale,
-        **{key: value for key, value in kwargs.items() if value is not None},
-        **options.opt_kwargs,
-    )
-
-
-def build_schedule(
-    optimizer: torch.optim.Optimizer, options: SimpleNamespace, steps: int
-) -> tuple[Scheduler | None, int]:
-    """The learning-rate schedule, and the epochs to train with warm-up and cool-down; `steps` updates an epoch."""
-    return create_scheduler_v2(
-        optimizer,
-        **scheduler_kwargs(options, decreasing_metric=options.eval_metric == "loss"),
-        updates_per_epoch=steps,
-    )
-
-
 class Trainer:
     """Trains one model on one process of a world.
 
@@ -93,7 +65,7 @@ class Trainer:
         self,
         model: nn.Module,
         loss: TrainingLoss,
-        options: SimpleNamespace,
+        options: TrainOptions,
         lr: float,
         train: TrainLoader,
         world: World,
@@ -121,8 +93,23 @@ class Trainer:
                 D.shard_fsdp(self.ema.module, world)
         else:
             self.model = D.wrap_ddp(model, world, broadcast_buffers=not options.no_ddp_bb)
-        self.optimizer = build_optimizer(model, options, lr)
-        self.scheduler, self.epochs = build_schedule(self.optimizer, options, train.steps)
+        kwargs = {key: getattr(options, f"opt_{key}") for key in ("eps", "betas")}
+        self.optimizer = create_optimizer_v2(
+            model,
+            opt=options.opt,
+            lr=lr,
+            weight_decay=options.weight_decay,
+            momentum=options.momentum,
+            layer_decay=options.layer_decay,
+            layer_decay_min_scale=options.layer_decay_min_scale,
+            **{key: value for key, value in kwargs.items() if value is not None},
+            **options.opt_kwargs,
+        )
+        self.scheduler, self.epochs = create_scheduler_v2(
+            self.optimizer,
+            **scheduler_kwargs(options, decreasing_metric=options.eval_metric == "loss"),
+            updates_per_epoch=train.steps,
+        )
         if self.scheduler is not None:
             self.scheduler.step_update(0)
         if options.torchcompile:

@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
 from backbones.train.checkpoint import CheckpointFolder
 from backbones.train.data import data_name
-from backbones.train.options import OPTIONS
+from backbones.train.options import TrainOptions
 from backbones.train.recipe import RecipeError, write_yaml
 
 RECIPE = "recipe.yaml"
@@ -21,21 +20,21 @@ _PARTS = (RECIPE, "summary.csv", "benchmark.csv", "curves.png", "tensorboard", "
 _PARTS += ("last*.safetensors", "best*.safetensors", "last.state.pt", ".*.new", ".commit.json")
 
 
-def default_name(options: SimpleNamespace) -> str:
+def default_name(options: TrainOptions) -> str:
     """``<model>-<data>[-<size>]``."""
     parts = [options.model, data_name(options.dataset or options.data or options.data_dir)]
     parts += [str(options.img_size)] if options.img_size else []
     return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
 
 
-def _runs(options: SimpleNamespace) -> list[Path]:
+def _runs(options: TrainOptions) -> list[Path]:
     """Folders under the default name, oldest first."""
     root, name = Path(options.output), default_name(options)
     found = [path for path in root.glob(f"{name}*") if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.name)]
     return sorted((path for path in found if path.is_dir()), key=lambda path: path.stat().st_mtime)
 
 
-def folder_to_resume(options: SimpleNamespace) -> Path | None:
+def folder_to_resume(options: TrainOptions) -> Path | None:
     """The run that ``--resume`` means; None when ``auto`` finds none, so that a new run starts.
 
     ``auto`` is the folder of ``--experiment``, else the latest run of the same model and data under ``--output``.
@@ -73,7 +72,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
     return values
 
 
-def new_folder(options: SimpleNamespace) -> Path:
+def new_folder(options: TrainOptions) -> Path:
     """Creates the folder of a new run: that of ``--experiment``, else the default name, numbered if it is taken.
 
     Raises:
@@ -108,8 +107,7 @@ def _delete_run(path: Path) -> None:
             shutil.rmtree(found) if found.is_dir() else found.unlink()
 
 
-def write_recipe(path: Path, options: SimpleNamespace, derived: dict[str, Any]) -> None:
+def write_recipe(path: Path, options: TrainOptions, derived: dict[str, Any]) -> None:
     """Writes the resolved recipe: all options, then what was derived (which replaces options left open)."""
-    write_yaml(
-        path / RECIPE, {key: getattr(options, key) for key in OPTIONS if key not in ("resume", "overwrite")} | derived
-    )
+    kept = {key: value for key, value in options.values().items() if key not in ("resume", "overwrite")}
+    write_yaml(path / RECIPE, kept | derived)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +11,12 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.task import DistillationTeacher
 from torch import nn
 
+from backbones.train.options import TrainOptions
 
-def build_mixup(options: SimpleNamespace, num_classes: int) -> Mixup | None:
+
+def build_mixup(options: TrainOptions, num_classes: int) -> Mixup | None:
     """timm's Mixup/CutMix from the options, or None when neither is on."""
-    if not (options.mixup > 0 or options.cutmix > 0 or options.cutmix_minmax):
+    if not options.mixes:
         return None
     return Mixup(
         mixup_alpha=options.mixup,
@@ -29,7 +30,7 @@ def build_mixup(options: SimpleNamespace, num_classes: int) -> Mixup | None:
     )
 
 
-def build_criterion(options: SimpleNamespace, mixed: bool) -> nn.Module:
+def build_criterion(options: TrainOptions, mixed: bool) -> nn.Module:
     """timm's loss for the options; mixed targets are soft and carry their smoothing already."""
     if options.bce_loss:
         return BinaryCrossEntropy(
@@ -100,7 +101,7 @@ class TrainingLoss(nn.Module):
 
 
 def build_teacher(
-    options: SimpleNamespace, num_classes: int, in_chans: int, device: torch.device
+    options: TrainOptions, num_classes: int, in_chans: int, device: torch.device
 ) -> DistillationTeacher | None:
     """The frozen teacher that ``--kd-model-name`` names, with published weights or those of a file."""
     if not options.kd_model_name:

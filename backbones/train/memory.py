@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import torch
 from torch import nn
 
+from backbones.train.options import TrainOptions
+
 
 def largest_batch(
-    model: nn.Module, loss: nn.Module, input_size: Sequence[int], batch: int, options: SimpleNamespace
+    model: nn.Module, loss: nn.Module, input_size: Sequence[int], batch: int, options: TrainOptions
 ) -> int:
     """The largest of batch, batch/2, … with which a forward and backward pass fits; 0 when none does.
 
@@ -29,7 +30,6 @@ def largest_batch(
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
     dtype = getattr(torch, options.amp_dtype)
-    mixed = options.mixup > 0 or options.cutmix > 0 or bool(options.cutmix_minmax)
     model.train()
     try:
         while batch >= 1:
@@ -40,7 +40,7 @@ def largest_batch(
                 with torch.autocast(device.type, dtype=dtype, enabled=options.amp):
                     output = model(images)
                     logits = output[0] if isinstance(output, (tuple, list)) else output
-                    if mixed:
+                    if options.mixes:
                         target = nn.functional.one_hot(target, logits.shape[1]).float()
                     value, _ = loss(output, target, images)
                 value.backward()
@@ -65,7 +65,7 @@ def explain(
     loss: nn.Module,
     input_size: Sequence[int],
     batch: int,
-    options: SimpleNamespace,
+    options: TrainOptions,
     probe: bool = True,
 ) -> str:
     """A sentence for someone whose batch did not fit: with ``probe``, the batch that does.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
-from timm.models import (
-    get_arch_pretrained_cfgs,
-    get_model_input_config,
-    load_state_dict,
-    resolve_model_input_args,
-)
+from timm.models import load_state_dict, resolve_model_input_args
 from timm.utils.model import reparameterize_model
 from torch import nn
 
@@ -27,6 +21,7 @@ from backbones.checkpoints import WeightsError, renamed
 from backbones.checkpoints.convert import misfit
 from backbones.checkpoints.report import LoadReport, load_report, record_loading
 from backbones.checkpoints.store import file_sha256
+from backbones.train.options import names
 
 __all__ = [
     "LoadedModel",
@@ -79,18 +74,10 @@ def check_model_name(name: str) -> str:
     Raises:
         ModelError: For an unknown architecture or tag, with the nearest names.
     """
-    if name.partition(":")[0] in ("hf-hub", "hf_hub", "local-dir"):
-        return name
-    arch, _, tag = name.partition(".")
-    if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch.lower(), timm.list_models(), n=5, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists every name."
-        raise ModelError(f"Unknown model {name!r}: {hint}")
-    if tag:
-        tags = [known for known in get_arch_pretrained_cfgs(arch) if known.partition(".")[2]]
-        if name not in tags:
-            known = f"it has {', '.join(tags)}." if tags else f"it has none; use {arch!r}."
-            raise ModelError(f"Model {arch!r} has no weights tagged {tag!r}: {known}")
+    try:
+        names.model(name)
+    except ValueError as error:
+        raise ModelError(f"The model {error}") from None
     return name
 
 
@@ -247,7 +234,7 @@ def _load_file(source: _Source, use_ema: bool, **kwargs: Any) -> tuple[nn.Module
 
 def _resize(model: nn.Module, name: str, size: Sequence[int]) -> None:
     """Tells a model that stores its image size about another one; models that take any size need nothing."""
-    if not get_model_input_config(model)["fixed_input_size"]:
+    if not (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
         return
     if not hasattr(model, "set_input_size"):
         raise ModelError(f"{name} takes one image size only: drop --img-size.")

@@ -8,38 +8,23 @@ A recipe file holds ``common:`` (options for all its models), ``models:`` (optio
 
 from __future__ import annotations
 
-import copy
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
 from backbones.files import replacing
-from backbones.train.options import OPTIONS, build_parser
+from backbones.train.options import OPTIONS, OptionError, TrainOptions, nearest
+from backbones.train.options.flags import Parser, build_parser, parse_flags, read_value
 
 #: Keys of a run's recipe.yaml that describe the outcome of resolving (for validate and predict), not options.
 DERIVED = ("class_names", "recipe", "world_size", "global_batch", "resolved_lr", "versions", "command")
 
-_LEAST = {
-    **dict.fromkeys(
-        ("batch_size", "validation_batch_size", "grad_accum_steps", "epochs", "log_interval", "img_size"), 1
-    ),
-    **dict.fromkeys(("workers", "overfit", "early_stop", "save_every_steps", "max_unreadable", "aug_repeats"), 0),
-}
 
-
-class RecipeError(ValueError):
-    """A recipe or an option is wrong; the message names it and the nearest right one."""
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """ " did you mean …?" with the closest of ``words``, or nothing."""
-    close = difflib.get_close_matches(word, list(words), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
+class RecipeError(OptionError):
+    """A recipe cannot be used; the message names it and the nearest right one."""
 
 
 def configs_dir() -> Path:
@@ -125,62 +110,69 @@ def _known(keys: Iterable[str], allowed: Sequence[str], where: str) -> None:
             raise RecipeError(f"{where}: unknown key {key!r}.{nearest(key, allowed)}")
 
 
-def apply_layer(values: dict[str, Any], layer: dict[str, Any], where: str) -> None:
-    """Sets the layer's values (dotted keys reach into mappings), checked against the options.
+def apply_layer(
+    values: dict[str, Any], origins: dict[str, str | None], layer: dict[str, Any], where: str | None
+) -> None:
+    """Sets the layer's values; dotted keys reach into mappings.
+
+    Args:
+        values: Changed in place; :func:`resolve` checks them when the strongest layer is in.
+        origins: Where each value comes from.
+        layer: What the layer says.
+        where: Its name for messages; None for the command line.
 
     Raises:
-        RecipeError: For an unknown key, naming the nearest, or a value of the wrong type.
+        OptionError: For an unknown key, naming the nearest, or a mapping that is none.
     """
     if layer.get("lr_base") is not None and "lr" not in layer:
         values["lr"] = None  # the stronger layer decides which of the two forms counts
     for key, value in layer.items():
-        name, _, inner = key.replace("-", "_").partition(".")
+        name, _, inner = str(key).replace("-", "_").partition(".")
         if name not in OPTIONS:
-            raise RecipeError(f"{where}: unknown key {key!r}.{nearest(name, OPTIONS)}")
-        option = OPTIONS[name]
+            raise OptionError(f"{where or 'command line'}: unknown key {key!r}.{nearest(name, OPTIONS)}")
         if inner:
-            if option.kind != "dict":
-                raise RecipeError(f"{where}: {name} is a single value, so {key!r} means nothing.")
-            values[name] = {**(values[name] or {}), inner: value}
-            continue
-        try:
-            value = option.check(value, where)
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
-        if option.kind == "dict" and value and where == "command line":
-            value = {**(values[name] or {}), **value}
-        values[name] = value
+            if OPTIONS[name].type is not dict:
+                raise OptionError(f"{where or 'command line'}: {name} is a single value, so {key!r} means nothing.")
+            value = {**values[name], inner: value}
+        elif OPTIONS[name].type is dict and value and where is None:
+            value = {**values[name], **OPTIONS[name].check(value)}
+        values[name], origins[name] = value, where
 
 
 def parse_command_line(argv: Sequence[str], prog: str = "backbones-train") -> tuple[str | None, dict[str, Any]]:
     """The recipe's name, if any, and what was given by flag or ``key=value``.
 
     Raises:
-        RecipeError: For an unknown flag or key, naming the nearest.
+        OptionError: For an unknown flag or key, naming the nearest, or a wrong value.
     """
-    parser = build_parser(prog)
-    args, extra = parser.parse_known_args(argv)
-    given = vars(args)
-    recipe, words = given.pop("recipe"), given.pop("overrides") + extra
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-    for word in words:
-        if word.startswith("-"):
-            key = word.partition("=")[0]
-            raise RecipeError(f"Unknown flag {key}.{nearest(key.replace('_', '-'), flags)}")
-    for word in words:
+    given, words = parse_flags(build_train_parser(prog), OPTIONS, argv)
+    recipe = given.pop("recipe", None)
+    for word in given.pop("overrides", []) + words:
         key, sign, value = word.partition("=")
         if not sign:
-            raise RecipeError(f"Cannot read {word!r}: overrides have the form key=value.")
-        try:
-            given[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            given[key] = value
+            raise OptionError(f"Cannot read {word!r}: overrides have the form key=value.")
+        given[key] = read_value(value)
     return recipe, given
+
+
+def build_train_parser(prog: str = "backbones-train") -> Parser:
+    """The command line of training."""
+    parser = build_parser(
+        OPTIONS,
+        prog=prog,
+        description="Train an image classifier. With no arguments: a small model on scikit-learn's handwritten digits.",
+        epilog="Order of precedence: built-in defaults < recipe < flags and key=value (keys as in the recipes).",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", default=[], help="any option, or e.g. model_kwargs.kernel_size=5"
+    )
+    parser.add_argument("--recipe", "-c", "--config", metavar="NAME", help="recipe file or name, e.g. nat")
+    return parser
 
 
 def resolve(
     recipe: str | None = None, given: dict[str, Any] | None = None, stored: dict[str, Any] | None = None
-) -> SimpleNamespace:
+) -> TrainOptions:
     """All options: built-in defaults, then the recipe, then what was given.
 
     Args:
@@ -189,10 +181,11 @@ def resolve(
         stored: Values of a resumed run, which take the recipe's place.
 
     Raises:
-        RecipeError: See :func:`apply_layer`.
+        OptionError: For an unknown key, a wrong value, or options that exclude each other.
     """
     given = dict(given or {})
-    values = {option.name: copy.deepcopy(option.default) for option in OPTIONS.values()}
+    values = {option.name: option.default for option in OPTIONS.values()}
+    origins: dict[str, str | None] = {}
     if stored is not None:
         layers = [("stored recipe", {key: value for key, value in stored.items() if key in OPTIONS})]
         recipe = stored.get("recipe")
@@ -203,15 +196,16 @@ def resolve(
         if recipe is not None:
             content, variant = load_recipe(recipe)
             layers = layers_of(content, given.get("model"), variant, recipe)
-    for where, layer in [*layers, ("command line", given)]:
-        apply_layer(values, layer, where)
-    for key, least in _LEAST.items():
-        if values[key] is not None and values[key] < least:
-            raise RecipeError(f"{key} must be at least {least}, not {values[key]}.")
-    return SimpleNamespace(**values, recipe=recipe)
+    for where, layer in [*layers, (None, given)]:
+        apply_layer(values, origins, layer, where)
+    values = {name: OPTIONS[name].check(value, origins.get(name)) for name, value in values.items()}
+    if values["overfit"]:
+        # A memorisation check: nothing that keeps the model from fitting the images exactly.
+        values.update(mixup=0.0, cutmix=0.0, cutmix_minmax=None, smoothing=0.0, aug_repeats=0)
+    return TrainOptions(**values, recipe=recipe)
 
 
-def resolve_lr(options: SimpleNamespace, global_batch: int) -> tuple[float, str]:
+def resolve_lr(options: TrainOptions, global_batch: int) -> tuple[float, str]:
     """The learning rate for a global batch, and a sentence that says how it came about."""
     if options.lr is not None:
         return options.lr, f"learning rate {options.lr:g} as given (global batch {global_batch})"

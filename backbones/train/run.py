@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import timm
@@ -28,7 +27,7 @@ from backbones.train.distributed import world as join_world
 from backbones.train.engine import Trainer, TrainError
 from backbones.train.losses import TrainingLoss, build_criterion, build_mixup, build_teacher
 from backbones.train.memory import explain, largest_batch
-from backbones.train.options import OPTIONS
+from backbones.train.options import TrainOptions
 from backbones.train.progress import Display
 from backbones.train.recipe import resolve, resolve_lr
 
@@ -76,9 +75,9 @@ def train(recipe: str | None, given: dict[str, Any], command: Sequence[str] = ()
             stored = folder.read_recipe(resumed)
             given = {key: value for key, value in given.items() if key != "resume"}
             options = resolve(stored=stored, given=given)
-            changed = [key for key in OPTIONS if key in stored and stored[key] != getattr(options, key)]
-            for key in changed if world.primary else ():
-                print(f"changed on resuming: {key} was {stored[key]}, now is {getattr(options, key)}", flush=True)
+            changed = {key: value for key, value in options.values().items() if stored.get(key, value) != value}
+            for key, value in changed.items() if world.primary else ():
+                print(f"changed on resuming: {key} was {stored[key]}, now is {value}", flush=True)
         if options.dry_run:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) if world.primary else None
             resumed = None
@@ -99,9 +98,7 @@ class Run:
         command: The command line.
     """
 
-    def __init__(
-        self, options: SimpleNamespace, world: World, path: Path, resumed: bool, command: Sequence[str]
-    ) -> None:
+    def __init__(self, options: TrainOptions, world: World, path: Path, resumed: bool, command: Sequence[str]) -> None:
         self.options, self.world, self.path, self.command = options, world, path, command
         self.checkpoints = CheckpointFolder(path)
         if resumed and world.primary:
@@ -121,10 +118,6 @@ class Run:
     def _build(self) -> None:
         options, world = self.options, self.world
         self.data = components.build_data(options, world)
-        if options.overfit:
-            # A memorisation check: nothing that keeps the model from fitting the images exactly.
-            options.mixup = options.cutmix = options.smoothing = 0.0
-            options.cutmix_minmax, options.aug_repeats = None, 0
         components.log_unreadable(self.data, options.max_unreadable, None if options.dry_run else self.path)
         model, loaded = components.build_model(options, self.data.num_classes, load=not self.resuming)
         self.config = components.data_config(options, model)
@@ -142,8 +135,6 @@ class Run:
             options.distill_loss_weight,
         ).to(world.device)
         self.train_loader, self.val_loader = components.build_loaders(options, self.data, self.config, world)
-        if mixup is not None and self.train_loader.sampler.batch_size % 2:
-            raise TrainError("Mixup and cutmix need an even --batch-size.")
         if options.auto_batch_halving:
             self._halve_until_it_fits(model, loss)
         lr, how = resolve_lr(options, self.train_loader.global_batch)

@@ -158,7 +158,7 @@ def test_missing_and_unexpected_keys_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("test_resnett", "did you mean test_resnet"),
+        ("test_resnett", "Did you mean test_resnet"),
         ("nat_mm", "nat_m"),
         ("test_resnet.nope", "it has test_resnet.r160_in1k"),
         ("runs/absent", "does not exist"),

@@ -303,7 +303,7 @@ def test_resume_with_another_batch_inside_an_epoch_is_refused(photo_folder, tmp_
         ("--resume nowhere", "there is no run"),
         ("num_classes=3", "more than --num-classes 3"),
         ("batch_size=7 mixup=0.5", "even --batch-size"),
-        ("device=gpu", "use cuda, cpu or mps"),
+        ("device=gpu", "must be cuda, cpu or mps"),
     ],
 )
 def test_mistakes_end_with_one_sentence(argv, message, tmp_path, capsys):

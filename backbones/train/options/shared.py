@@ -1,0 +1,43 @@
+"""Options that training, validation and prediction share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from backbones.train.options import names
+from backbones.train.options.option import Options, option
+
+PROBABILITY, NOT_NEGATIVE, POSITIVE, COUNT = "[0, 1]", "[0, inf)", "(0, inf)", "[1, inf)"
+
+CHANNELS: dict[str, Any] = {"choices": (1, 3, 4), "metavar": "N"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """How images are prepared for the model."""
+
+    img_size: int | None = option(None, "input side in pixels (default: the model's)", within=COUNT)
+    crop_pct: float | None = option(None, "centre crop of evaluation (default: the model's)", within="(0, 1]")
+    crop_mode: str | None = option(None, "evaluation crop", choices=("center", "squash", "border"))
+    mean: tuple[float, ...] | None = option(None, "pixel mean in 0..1 (default: the model's)", within="[0, 1]")
+    std: tuple[float, ...] | None = option(
+        None, "pixel standard deviation in 0..1 (default: the model's)", within="(0, 1]"
+    )
+    interpolation: str | None = option(
+        None, "resizing in evaluation (default: the model's)", choices=names.INTERPOLATIONS
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(Options):
+    """Where and in which precision the model runs."""
+
+    device: str | None = option(None, "cuda, cpu or mps (default: the best there is)", rule=names.device)
+    amp: bool = option(False, "mixed precision")
+    amp_dtype: str = option("bfloat16", "its type", choices=("bfloat16", "float16"))
+    channels_last: bool = option(False, "channels_last memory format")
+    torchcompile: str | None = option(
+        None, "torch.compile with this backend", const="inductor", rule=names.compile_backend, metavar="BACKEND"
+    )
+    torchcompile_mode: str | None = option(None, "torch.compile mode", choices=names.COMPILE_MODES)
