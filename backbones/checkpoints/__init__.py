@@ -1,8 +1,9 @@
 """Pretrained weights: where they come from, the local store, conversion, verification, export."""
 
-from backbones.checkpoints.convert import load_into, read_checkpoint, renamed
+from backbones.checkpoints.convert import load_into, renamed
 from backbones.checkpoints.errors import WeightsError
 from backbones.checkpoints.identify import Candidate, identify
+from backbones.checkpoints.reading import averaged, read_checkpoint, tensors_of
 from backbones.checkpoints.store import Record, Store
 from backbones.checkpoints.weights import convert_file, get, load, locate, pretrained_args
 
@@ -11,6 +12,7 @@ __all__ = [
     "Record",
     "Store",
     "WeightsError",
+    "averaged",
     "convert_file",
     "get",
     "identify",
@@ -20,4 +22,5 @@ __all__ = [
     "pretrained_args",
     "read_checkpoint",
     "renamed",
+    "tensors_of",
 ]

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import timm
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from backbones.checkpoints.convert import entry, read_checkpoint, tensors_of
+from backbones.checkpoints.convert import CONVERSION_ERRORS, Entry, entry
 from backbones.checkpoints.diff import diff
 from backbones.checkpoints.errors import WeightsError
 from backbones.checkpoints.export import export
 from backbones.checkpoints.identify import identify
+from backbones.checkpoints.reading import first_line, read_checkpoint, shown, tensors_of
 from backbones.checkpoints.store import ENVIRONMENT, Store, default_folder
 from backbones.checkpoints.table import in_store, readme, rows
 from backbones.checkpoints.weights import convert_file, get, load
@@ -115,7 +118,7 @@ def _verify(args: argparse.Namespace, store: Store) -> int:
                 )
             load(row.name, store)
             print(f"ok      {name}")
-        except WeightsError as error:
+        except (WeightsError, OSError) as error:
             print(f"FAILED  {name}")
             _complain(error)
             failed += 1
@@ -132,12 +135,19 @@ def _identify(args: argparse.Namespace, store: Store) -> int:
     return 0
 
 
+def _converted(side: dict[str, torch.Tensor], row: Entry, model: nn.Module, path: str) -> dict[str, torch.Tensor]:
+    try:
+        return row.family.convert_checkpoint(side, model)
+    except CONVERSION_ERRORS as error:
+        raise WeightsError(f"{path} does not fit {row.model}: {first_line(error)}.") from error
+
+
 def _diff(args: argparse.Namespace, store: Store) -> int:
     sides = [tensors_of(read_checkpoint(path), path) for path in (args.a, args.b)]
     if args.model:
         row = entry(args.model)
         model = timm.create_model(row.name, device="meta", **row.family.complete)
-        sides = [row.family.convert_checkpoint(side, model) for side in sides]
+        sides = [_converted(side, row, model, path) for side, path in zip(sides, (args.a, args.b), strict=True)]
     found = diff(*sides)
     for title, lines in (
         (f"only in {args.a}", found.only_a),
@@ -150,9 +160,7 @@ def _diff(args: argparse.Namespace, store: Store) -> int:
     ):
         if lines:
             print(f"{len(lines)} {title}")
-            print(
-                "".join(f"  {line}\n" for line in lines[:_SHOWN]) + ("  ...\n" if len(lines) > _SHOWN else ""), end=""
-            )
+            print(*(f"  {shown(line)}" for line in lines[:_SHOWN]), *["  ..."] * (len(lines) > _SHOWN), sep="\n")
     print(f"{found.equal} equal")
     return 1 if found else 0
 

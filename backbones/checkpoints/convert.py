@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from backbones.checkpoints.errors import WeightsError
+from backbones.checkpoints.reading import first_line, read_checkpoint, some, tensors_of
 from backbones.dense_backbone import DenseBackbone
 from backbones.models import family_of
-from backbones.models._registry import Family, Weights, unwrap_checkpoint
+from backbones.models._registry import Family, Weights
 
-_SHOWN = 3  # keys in a message
 #: What a family's conversion may meet in a file that is not its own.
-CONVERSION_ERRORS = (KeyError, IndexError, ValueError, RuntimeError, AttributeError)
+CONVERSION_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 class Entry(NamedTuple):
@@ -54,67 +51,6 @@ def entry(name: str) -> Entry:
     return Entry(f"{model}.{tag}", model, tag, family, tags[tag])
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a safetensors or torch file; nothing in it is executed.
-
-    Raises:
-        WeightsError: It is missing, truncated, no checkpoint, or holds objects that only unpickling could restore.
-    """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise WeightsError(f"Cannot read {path}: {error.strerror}.") from error
-    if head[:2] in (b"\x1f\x8b", b"BZ") or head[:6] in (b"\xfd7zXZ\x00", b"7z\xbc\xaf'\x1c"):
-        raise WeightsError(f"{path} is a compressed archive: unpack it and give the checkpoint inside.")
-    if head.lstrip()[:1] == b"<":
-        raise WeightsError(f"{path} is a web page, not a checkpoint: download it again with a browser.")
-    try:
-        if head[8:9] == b"{":
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts store their arguments
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _unsafe(path, error) from error
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{path} is truncated or not a checkpoint ({_first_line(error)}).") from error
-    if not isinstance(checkpoint, Mapping):
-        raise WeightsError(f"{path} holds a {type(checkpoint).__name__} instead of a state dict.")
-    return dict(checkpoint)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
-
-
-def _unsafe(path: Path, error: pickle.UnpicklingError) -> WeightsError:
-    try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # an unreadable file, or a format that cannot be listed
-        return WeightsError(f"{path} is truncated or not a checkpoint that loads with weights_only=True.")
-    return WeightsError(
-        f"{path} holds Python objects besides its weights ({', '.join(found[:_SHOWN]) or 'unknown'}), which are not "
-        "unpickled here: if you trust it, load it with torch.load(..., weights_only=False), save its state dict alone "
-        "with torch.save, and give that file."
-    )
-
-
-def tensors_of(checkpoint: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
-    """The weights inside a checkpoint, under the authors' names.
-
-    Raises:
-        WeightsError: There are none.
-    """
-    tensors = {key: value for key, value in unwrap_checkpoint(checkpoint).items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise WeightsError(
-            f"{source} holds no weights at its top level, 'state_dict' or 'model' (it has "
-            f"{', '.join(map(str, list(checkpoint)[:_SHOWN])) or 'nothing'}): give a file of weights."
-        )
-    return tensors
-
-
 @dataclass(frozen=True)
 class Misfit:
     """How a state dict fails to fit a model: the keys of each kind."""
@@ -122,17 +58,19 @@ class Misfit:
     missing: Sequence[str]
     unexpected: Sequence[str]
     shapes: Sequence[str]
+    types: Sequence[str]
 
     def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.shapes)
+        return bool(self.missing or self.unexpected or self.shapes or self.types)
 
     def __str__(self) -> str:
-        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", self.shapes))
-        return ", ".join(f"{len(keys)} keys {kind} ({_some(keys)})" for kind, keys in kinds if keys)
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+        kinds = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape", self.shapes),
+            ("of another type", self.types),
+        )
+        return ", ".join(f"{len(keys)} keys {kind} ({some(keys)})" for kind, keys in kinds if keys)
 
 
 def misfit(
@@ -148,7 +86,8 @@ def misfit(
         strict: Nothing is adapted or dropped.
     """
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    own = {key: value.shape for key, value in model.state_dict().items()}
+    weights = model.state_dict()
+    own = {key: value.shape for key, value in weights.items()}
     classes = getattr(model, "num_classes", None)
     head_dropped = head_dropped or (classes is not None and classes != cfg.get("num_classes", classes))
     channels = (cfg.get("input_size") or (3,))[0]
@@ -159,7 +98,7 @@ def misfit(
     def ignored(key: str) -> bool:
         if strict:
             return False
-        if key.endswith(".num_batches_tracked"):
+        if key.endswith(".num_batches_tracked") and key not in state:
             return True
         if not head_dropped or leaf not in key:
             return False
@@ -167,17 +106,27 @@ def misfit(
 
     def differs(key: str) -> bool:
         mine, theirs = own[key], state[key].shape
-        if key == first and not strict:
+        if key == first and not strict and theirs[1:2] == (channels,):
             mine, theirs = mine[:1] + mine[2:], theirs[:1] + theirs[2:]
         return mine != theirs
 
+    def kind(tensor: torch.Tensor) -> str:
+        return f"{tensor.dtype} without numbers" if tensor.is_meta else str(tensor.dtype)
+
+    both = [key for key in own if key in state and not ignored(key)]
     return Misfit(
         missing=[key for key in own if key not in state and not ignored(key)],
         unexpected=[key for key in state if key not in own and not ignored(key)],
         shapes=[
             f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key])} in the model"
-            for key in own
-            if key in state and not ignored(key) and differs(key)
+            for key in both
+            if differs(key)
+        ],
+        types=[
+            f"{key}: {kind(state[key])} in the file, {kind(weights[key])} in the model"
+            for key in both
+            if (weights[key].is_floating_point() and not state[key].is_floating_point())
+            or (state[key].is_meta and not weights[key].is_meta)
         ],
     )
 
@@ -210,7 +159,7 @@ def fitted(
             state = {**{key: own[key] for key in own if re.match(family.dense_only, key)}, **state}
         problem: Misfit | str = misfit(model, state, head_dropped)
     except CONVERSION_ERRORS as error:
-        problem = _first_line(error)
+        problem = first_line(error)
     if problem:
         raise WeightsError(f"{source} does not fit {name}: {problem}; {_likeliest(tensors, source, name)}.")
     return state
@@ -241,7 +190,7 @@ def renamed(checkpoint: Mapping[str, torch.Tensor], name: str) -> dict[str, torc
 def classes_of(state: Mapping[str, torch.Tensor], classifier: str = "head.fc") -> int:
     """Classes of the head in a converted state dict, 0 if it has none."""
     weight = state.get(f"{classifier}.weight")
-    return 0 if weight is None else weight.shape[0]
+    return 0 if weight is None or not weight.ndim else weight.shape[0]
 
 
 def convert(checkpoint: Mapping[str, Any], name: str, source: str, any_head: bool = False) -> dict[str, torch.Tensor]:
@@ -261,8 +210,9 @@ def convert(checkpoint: Mapping[str, Any], name: str, source: str, any_head: boo
     args = {}
     if any_head or row.weights.num_classes is None:
         shapeless = timm.create_model(row.name, device="meta")
-        args["num_classes"] = classes_of(row.family.convert_checkpoint(tensors, shapeless), row.family.classifier)
-        args["pretrained_cfg_overlay"] = {"num_classes": args["num_classes"]}
+        with suppress(*CONVERSION_ERRORS):  # what they come from is told below
+            args["num_classes"] = classes_of(row.family.convert_checkpoint(tensors, shapeless), row.family.classifier)
+            args["pretrained_cfg_overlay"] = {"num_classes": args["num_classes"]}
     try:
         model = timm.create_model(row.name, device="meta", **row.family.complete, **args)
         state = fitted(tensors, model, row.model, source)
@@ -270,9 +220,11 @@ def convert(checkpoint: Mapping[str, Any], name: str, source: str, any_head: boo
         if not row.family.complete:
             raise
         state = fitted(tensors, timm.create_model(row.name, device="meta", **args), row.model, source)
-    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    # isfinite() knows some types of 8 bits only.
+    numbers = ((key, value.float() if value.itemsize == 1 else value) for key, value in state.items())
+    broken = [key for key, value in numbers if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise WeightsError(f"{source} holds numbers that are not finite ({_some(broken)}): get a good copy of it.")
+        raise WeightsError(f"{source} holds numbers that are not finite ({some(broken)}): get a good copy of it.")
     return state
 
 
@@ -319,7 +271,7 @@ def fitted_dense(
         state = backbone.convert_checkpoint(tensors)
         problem: Misfit | str = misfit(backbone, state)
     except CONVERSION_ERRORS as error:
-        problem = _first_line(error)
+        problem = first_line(error)
     if problem:
         raise WeightsError(f"{source} does not fit the dense {name}: {problem}; {_likeliest(tensors, source, name)}.")
     return state

@@ -10,8 +10,9 @@ import timm
 from timm.models import save_for_hf
 from torch import nn
 
-from backbones.checkpoints.convert import Entry, classes_of, convert, entry, read_checkpoint
+from backbones.checkpoints.convert import Entry, classes_of, convert, entry
 from backbones.checkpoints.errors import WeightsError
+from backbones.checkpoints.reading import read_checkpoint
 from backbones.checkpoints.store import Store, save_tensors
 from backbones.checkpoints.weights import load
 

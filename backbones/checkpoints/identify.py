@@ -14,7 +14,8 @@ import timm
 import torch
 from torch import nn
 
-from backbones.checkpoints.convert import CONVERSION_ERRORS, tensors_of
+from backbones.checkpoints.convert import CONVERSION_ERRORS
+from backbones.checkpoints.reading import tensors_of
 from backbones.dense_backbone import DenseBackbone
 from backbones.models import family_of, list_known
 from backbones.models._registry import Family

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -109,10 +109,14 @@ class Store:
         """
         path = self.sidecar(name)
         try:
-            return Record(**json.loads(path.read_text(encoding="utf-8")))
+            found = Record(**json.loads(path.read_text(encoding="utf-8")))
+            for one in fields(found):
+                if type(getattr(found, one.name)).__name__ != one.type:
+                    raise TypeError(f"{one.name} is not of type {one.type}")
+            return found
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise WeightsError(f"{path} is not a readable record of weights ({error}): delete it.") from error
 
     def check(self, name: str) -> Path | None:

@@ -13,9 +13,10 @@ import torch
 from timm.models import PretrainedCfg, get_pretrained_cfg, resolve_pretrained_cfg
 from torch import nn
 
-from backbones.checkpoints.convert import Entry, classes_of, convert, entry, fitted, read_checkpoint, try_out
+from backbones.checkpoints.convert import Entry, classes_of, convert, entry, fitted, try_out
 from backbones.checkpoints.download import download
 from backbones.checkpoints.errors import WeightsError
+from backbones.checkpoints.reading import averaged, read_checkpoint
 from backbones.checkpoints.store import Store, file_sha256, storing
 from backbones.models import family_of
 
@@ -182,7 +183,11 @@ def load(name: str, store: Store | None = None) -> nn.Module:
     row, store = entry(name), store or Store()
     if not row.family.built_by_timm:
         return timm.create_model(row.name, pretrained=True, cache_dir=store.folder)
-    return timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay={"file": str(locate(row.name, store))})
+    path = locate(row.name, store)
+    overlay = {"file": str(path), "state_dict": read_checkpoint(path)} if path else {}
+    model = timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay=overlay)
+    model.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
+    return model
 
 
 def convert_file(path: str | Path, name: str, store: Store | None = None) -> Path:
@@ -201,8 +206,9 @@ def convert_file(path: str | Path, name: str, store: Store | None = None) -> Pat
 def pretrained_args(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What an entry point hands to timm's model builder for `pretrained=True`.
 
-    The store's file takes the place of the tag's address. A source that the caller names (a state dict, a file, an
-    address or a hub repository in `pretrained_cfg` or its overlay) is left to timm.
+    The store's file takes the place of the tag's address. Files, those of the caller too, are read here rather than by
+    timm, so that damaged ones are told in a sentence. Other sources that the caller names (a state dict, an address or
+    a hub repository in `pretrained_cfg` or its overlay) are left to timm.
 
     Args:
         name: Model without tag.
@@ -211,7 +217,7 @@ def pretrained_args(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         WeightsError: The weights cannot be had.
     """
-    overlay = dict(kwargs.get("pretrained_cfg_overlay") or {})
+    overlay, file = dict(kwargs.get("pretrained_cfg_overlay") or {}), None
     cfg = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), overlay)
     tags = family_of(name).variants[name].weights
     published = f"{name}.{cfg.tag}" if cfg.tag else name
@@ -219,12 +225,16 @@ def pretrained_args(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         store = Store(kwargs.get("cache_dir"))
         path = locate(published, store)
         if path is not None:
-            overlay["file"] = str(path)
+            overlay["file"] = file = str(path)
             overlay.setdefault("num_classes", store.record(path.stem).num_classes)
+    elif cfg.file and not cfg.state_dict and not cfg.source:
+        file = str(cfg.file)
+    if file is not None:
+        overlay["state_dict"] = {"file": file}  # keeps timm from reading it; the filter does
     head_dropped = bool(kwargs.get("features_only"))
     return {
         "pretrained_cfg_overlay": overlay,
-        "pretrained_filter_fn": partial(_load_filter, name, head_dropped),
+        "pretrained_filter_fn": partial(_load_filter, name, head_dropped, file),
     }
 
 
@@ -232,8 +242,13 @@ def _sources(cfg: PretrainedCfg) -> list[Any]:
     return [getattr(cfg, key) or None for key in _SOURCES]
 
 
-def _load_filter(name: str, head_dropped: bool, state_dict: Mapping[str, Any], model: nn.Module) -> dict:
-    """timm's checkpoint filter: our names, checked."""
+def _load_filter(
+    name: str, head_dropped: bool, file: str | None, state_dict: Mapping[str, Any], model: nn.Module
+) -> dict:
+    """timm's checkpoint filter: our names, checked; from the file `file` unless it is None."""
     cfg = model.pretrained_cfg
+    if file is not None:
+        del cfg["state_dict"]
+        state_dict = averaged(read_checkpoint(file))
     source = cfg.get("file") or ("The given state dict" if cfg.get("state_dict") else cfg.get("url"))
     return fitted(state_dict, model, name, str(source), head_dropped)

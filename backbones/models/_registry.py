@@ -155,16 +155,18 @@ class Family:
 
 
 def unwrap_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The state dict inside a checkpoint: below its usual wrapper key, without `module.` prefixes.
+    """The state dict inside a checkpoint: below its usual wrapper key, without `module.` and `_orig_mod.` prefixes.
 
-    Of a detector or segmentor (keys that start with `backbone.`) only the backbone is kept, without that prefix.
+    Entries that no string names are left out. Of a detector or segmentor (keys that start with `backbone.`) only the
+    backbone is kept, without that prefix.
     """
     for key in ("state_dict", "model", "net", "net_E", "state_dict_ema", "model_ema"):
         inner = checkpoint.get(key)
         if isinstance(inner, Mapping):
             checkpoint = inner
             break
-    state_dict = {key.removeprefix("module."): value for key, value in checkpoint.items()}
+    named = ((key, value) for key, value in checkpoint.items() if isinstance(key, str))
+    state_dict = {re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in named}
     backbone = {key[9:]: value for key, value in state_dict.items() if key.startswith("backbone.")}
     return backbone or state_dict
 
