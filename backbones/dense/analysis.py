@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from backbones.dense.config import DenseError, datasets
+from backbones.dense.loading import name_files
 from backbones.dense.predict import draw_sample, make_visualizer
 from backbones.figures import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, save_figure, style_axes
 
@@ -135,6 +136,7 @@ def browse(cfg: Config, folder: str | Path, number: int = 8, split: str = "train
         raise DenseError(f"The config has no {split}_dataloader.")
     with DATASETS.switch_scope_and_registry(scope=cfg.default_scope) as registry:
         data = registry.build(options)
+        name_files(data)
         if not len(data):
             raise DenseError(f"The {split} data are empty, or all of them are filtered out.")
         visualizer = make_visualizer(cfg, data.metainfo)

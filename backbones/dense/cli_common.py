@@ -61,17 +61,17 @@ def show_rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     console.print(table)
 
 
-def guarded(run: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
+def guarded(run: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None) -> int:
     """Runs a command line; what the user can mend ends it with one sentence and exit code 2."""
     if argv is None:  # the process is this program's own
         keep_freed_memory()
     try:
-        run(argv)
+        code = run(argv)
         leave_processes()
+        return code or 0
     except (DenseError, WeightsError, OperatorsError) as error:
         messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         messages.print("Interrupted. A training goes on with --resume.", style="yellow")
         return 130
-    return 0

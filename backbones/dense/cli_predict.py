@@ -12,8 +12,8 @@ from backbones.dense.runner import build_model, without_starting_weights
 from backbones.terminal import counting_bar
 
 
-def run(argv: Sequence[str] | None) -> None:
-    """Predicts all images; what cannot be read is told at the end."""
+def run(argv: Sequence[str] | None) -> int:
+    """Predicts all images; exit code 1 when some of them could not be, which is told at the end."""
     parser = parser_of("predict", __doc__, work_dir=False)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file or address: ours or the authors'")
     parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, or folders (searched through)")
@@ -34,12 +34,14 @@ def run(argv: Sequence[str] | None) -> None:
     folder = Path(args.out_dir)
     with counting_bar() as bar:
         task = bar.add_task("predicting", total=len(images))
-        told, unreadable = predict(predictor, images, folder, lambda: bar.advance(task))
-    for name in unreadable:
-        say(f"cannot be read: {name}")
+        told, failed = predict(predictor, images, folder, lambda: bar.advance(task))
+    for sentence in failed:
+        say(sentence)
     count = sum(len(entry.get("instances", ())) for entry in told)
-    found = f", {count} instances of score {args.score_thr} or more" if "instances" in told[0] else ""
-    say(f"wrote {len(told)} pictures and predictions.json to {folder}{found}")
+    found = f", {count} instances of score {args.score_thr} or more" if any("instances" in e for e in told) else ""
+    missed = f"; {len(failed)} of {len(images)} images could not be predicted" if failed else ""
+    say(f"wrote {len(told)} pictures and predictions.json to {folder}{found}{missed}")
+    return 1 if failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

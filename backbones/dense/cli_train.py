@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from backbones.dense import runner
 from backbones.dense.cli_common import guarded, parser_of, read_config, say
-from backbones.dense.config import check
+from backbones.dense.config import DenseError, check
 
 
 def run(argv: Sequence[str] | None) -> None:
@@ -19,13 +19,24 @@ def run(argv: Sequence[str] | None) -> None:
         metavar="FILE",
         help="go on from the last checkpoint of the work folder, or from FILE",
     )
+    parser.add_argument(
+        "--save-every-steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also save every so many iterations, for runs that may be killed inside an epoch",
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision")
     parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate to this run's batch")
     args = parser.parse_args(argv)
+    if args.save_every_steps < 0:
+        raise DenseError(f"--save-every-steps must be at least 0, not {args.save_every_steps}.")
     cfg = read_config(args)
     for remark in check(cfg, ["train", "val"] if cfg.get("val_cfg") else ["train"]):
         say(remark)
-    job = runner.build(cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume)
+    job = runner.build(
+        cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume, save_every_steps=args.save_every_steps
+    )
     with runner.translated():
         job.train()
     say(f"checkpoints and logs: {cfg.work_dir}")

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from backbones.dense.config import DenseError, classes_of, datasets
+from backbones.dense.loading import NamingPipeline
 from backbones.files import replacing
 
 LEAST_SIDE = 480  # pixels, of the longer side of a picture
@@ -43,12 +44,12 @@ def find_images(inputs: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def pipeline_of(cfg: Config) -> Compose:
+def pipeline_of(cfg: Config) -> NamingPipeline:
     """The config's test pipeline for a bare image, without annotations."""
     _, dataset = next(datasets(cfg, ["test"]))
     steps = [step for step in dataset.pipeline if not step["type"].endswith(("LoadAnnotations", "PanopticAnnotations"))]
     with _scope(cfg):
-        return Compose(steps)
+        return NamingPipeline(Compose(steps))
 
 
 def _scope(cfg: Config):
@@ -92,10 +93,7 @@ class Predictor:
         Raises:
             DenseError: The image cannot be read.
         """
-        try:
-            data = self.pipeline({"img_path": str(image), "img_id": 0})
-        except (AssertionError, OSError, ValueError, SyntaxError) as error:
-            raise DenseError(f"The image {image} cannot be read.") from error
+        data = self.pipeline({"img_path": str(image), "img_id": 0})
         batch = {"inputs": [data["inputs"]], "data_samples": [data["data_samples"]]}
         with torch.inference_mode():
             return self.model.test_step(batch)[0].cpu()
@@ -213,18 +211,18 @@ def predict(
     """Write `<name>.png` for every image, its map of classes (`<name>_labels.png`) and `predictions.json` to a folder.
 
     Returns:
-        What `predictions.json` holds, and the images that could not be read.
-
-    Raises:
-        DenseError: None of the images could be read.
+        What `predictions.json` holds, and a sentence for every image that nothing could be predicted for.
     """
-    told, unreadable = [], []
+    told, failed = [], []
     used: set[str] = set()
     for image in images:
         try:
             sample = predictor(image)
-        except DenseError:
-            unreadable.append(str(image))
+        except Exception as error:  # whatever it is about one image, the others are predicted
+            reason = " ".join(str(error).split()) or type(error).__name__
+            failed.append(
+                reason if isinstance(error, DenseError) else f"The image {image} cannot be predicted: {reason}"
+            )
             done()
             continue
         name = image.stem
@@ -240,8 +238,6 @@ def predict(
                 Image.fromarray(labels).save(aside, format="png")
         told.append(entry)
         done()
-    if not told:
-        raise DenseError(f"None of the {len(images)} images could be read, such as {unreadable[0]}.")
     with replacing(folder / "predictions.json") as aside:
         aside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    return told, unreadable
+    return told, failed

@@ -16,32 +16,83 @@ from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import BaseLoop, find_latest_checkpoint
 from torch import nn
+from torch.utils.data import DataLoader
 
 from backbones.checkpoints import WeightsError
-from backbones.dense.checkpoint import load_weights
+from backbones.dense import loading, loops
+from backbones.dense.checkpoint import load_state, load_weights, read
 from backbones.dense.config import DenseError
 
 _RUNS = itertools.count(1)
 
 
 class Runner(mmengine.runner.Runner):
-    """mmengine's Runner that never leaves a part of a checkpoint behind."""
+    """mmengine's Runner that resumes exactly, refuses another model's checkpoint, and leaves no part of one behind."""
+
+    @property
+    def resuming(self) -> bool:
+        """Whether the checkpoint that is loaded is one to go on from."""
+        return self._resume
+
+    @staticmethod
+    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> DataLoader:
+        return loading.resumable(mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed), seed or 0)
+
+    def build_train_loop(self, loop: Any) -> BaseLoop:
+        if isinstance(loop, dict):
+            loop = dict(loop)
+            if "by_epoch" in loop and "type" not in loop:
+                loop["type"] = "EpochBasedTrainLoop" if loop.pop("by_epoch") else "IterBasedTrainLoop"
+            loop["type"] = loops.LOOPS.get(loop.get("type"), loop.get("type"))
+        return super().build_train_loop(loop)
+
+    def register_hooks(self, *args: Any, **kwargs: Any) -> None:
+        super().register_hooks(*args, **kwargs)
+        self.register_hook(loops.GradientHook())
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        super().resume(filename, *args, **kwargs)
+        if isinstance(self.train_loop, loops.EpochBasedTrainLoop):
+            self.train_loop.resume(self._batches_per_epoch)
+
+    def load_checkpoint(self, filename: str, *_: Any, **__: Any) -> dict[str, Any]:
+        """Load weights to start or to go on from.
+
+        Raises:
+            WeightsError: They are another model's, or not finite.
+        """
+        checkpoint = read(filename)
+        self._batches_per_epoch = checkpoint.get("meta", {}).get("batches_per_epoch")
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        load_state(getattr(self.model, "module", self.model), checkpoint, filename, fine_tuning=not self.resuming)
+        self._has_loaded = True
+        self.logger.info(f"loaded {filename}")
+        return checkpoint
 
     @master_only
-    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, meta: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        meta = {**(meta or {}), "batches_per_epoch": len(self.train_dataloader)}
         if "://" in str(out_dir):
-            return super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return super().save_checkpoint(out_dir, filename, *args, meta=meta, **kwargs)
         aside = f".{filename}.tmp"
         try:
-            super().save_checkpoint(out_dir, aside, *args, **kwargs)
+            super().save_checkpoint(out_dir, aside, *args, meta=meta, **kwargs)
             os.replace(Path(out_dir) / aside, Path(out_dir) / filename)
         finally:
             (Path(out_dir) / aside).unlink(missing_ok=True)
 
 
-def build(cfg: Config, amp: bool = False, auto_scale_lr: bool = False, resume: str | None = None) -> Runner:
+def build(
+    cfg: Config,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: str | None = None,
+    save_every_steps: int = 0,
+) -> Runner:
     """The runner of a config, on what the machine has: `torchrun`'s processes, GPUs, or the CPU.
 
     Args:
@@ -49,6 +100,7 @@ def build(cfg: Config, amp: bool = False, auto_scale_lr: bool = False, resume: s
         amp: Train in mixed precision.
         auto_scale_lr: Scale the learning rate to the batch, from that which the config was made for.
         resume: "auto" to go on from the last checkpoint in `work_dir` where there is one, or a checkpoint.
+        save_every_steps: Also save every so many iterations, 0 for not.
 
     Raises:
         DenseError: The model cannot be built from the config, or there is nothing to resume from.
@@ -66,6 +118,8 @@ def build(cfg: Config, amp: bool = False, auto_scale_lr: bool = False, resume: s
     with translated():
         runner = Runner.from_cfg(cfg)
         check_neck(runner.model, cfg)
+    if save_every_steps:
+        runner.register_hook(loops.StepCheckpointHook(save_every_steps), priority="VERY_LOW")
     if cfg.get("optim_wrapper"):
         _remark_batch(runner, cfg)
     return runner
@@ -123,19 +177,28 @@ def _set_resume(cfg: Config, resume: str) -> None:
         if "://" not in resume and not Path(resume).is_file():
             raise DenseError(f"There is no checkpoint {resume} to resume from.")
         cfg.load_from = resume
-        return
-    last = find_latest_checkpoint(cfg.work_dir)
-    if last is None:
-        print_log(f"{cfg.work_dir} has no checkpoint yet: training starts anew.", logger="current")
-        cfg.resume = False
-    elif not Path(last).is_file():
+    else:
+        last = find_latest_checkpoint(cfg.work_dir)
+        if last is None:
+            print_log(f"{cfg.work_dir} has no checkpoint yet: training starts anew.", logger="current")
+            cfg.resume = False
+            return
         # The file names an absolute path, which is wrong once the folder was moved.
-        moved = Path(cfg.work_dir) / Path(last).name
-        if not moved.is_file():
+        found = [path for path in (Path(last), Path(cfg.work_dir) / Path(last).name) if path.is_file()]
+        if not found:
             raise DenseError(
                 f"{cfg.work_dir}/last_checkpoint names {last}, which is not there: name one by --resume FILE."
             )
-        cfg.load_from = str(moved)
+        cfg.load_from = str(found[0])
+    checkpoint = read(cfg.load_from)
+    meta = checkpoint.get("meta")
+    if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys() or "optimizer" not in checkpoint:
+        raise DenseError(
+            f"{cfg.load_from} holds weights, but not the state of a training: to start from them, leave out --resume "
+            "and give --cfg-options load_from=FILE."
+        )
+    if meta.get("seed") is not None:  # before the loaders are built, which need it
+        cfg.setdefault("randomness", {})["seed"] = meta["seed"]
 
 
 def _start_processes(cfg: Config) -> None:
@@ -207,17 +270,14 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
-    except (WeightsError, DenseError):
+    except WeightsError:
         raise
+    except DenseError as error:  # out of a loader's process, it comes with the traceback there
+        sentence = str(error).rstrip().rpartition("DenseError: ")[2]
+        raise DenseError(sentence) from error
     except Exception as error:
         text = str(error)
-        image = re.search(r"failed to load image: (\S.*)", text)
-        missing = re.search(r"No such file or directory: '([^']+)'", text)
-        if image:
-            sentence = f"The image {image[1]} cannot be read: replace it, or take it out of the data."
-        elif missing and isinstance(error, FileNotFoundError):
-            sentence = f"{missing[1]} is not there: put it there, or take it out of the annotations."
-        elif isinstance(error, KeyError) and "is not in the" in text:
+        if isinstance(error, KeyError) and "is not in the" in text:
             sentence = " ".join(text.strip("'\"").split(". ")[0].split()) + ": correct the type in the config."
         elif isinstance(error, ValueError | TypeError) and ("Backbone" in text or _from_us(error)):
             sentence = re.sub(r"^(class `\w+` in [\w./]+: )+", "", text).strip()

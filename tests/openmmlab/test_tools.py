@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -116,33 +118,75 @@ def test_resuming_goes_on(trained, tmp_path):
     assert after[-1] < np.mean(before[:3])
 
 
-def test_resumed_training_equals_an_uninterrupted_one(segmentation):
-    exact = segmentation.folder / "exact.py"  # nothing random but the order of images
-    exact.write_text(
+KILLER = """
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Killer(Hook):
+    priority = "LOWEST"
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == 9:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_a_killed_training_goes_on_as_if_it_had_not_been(task, tmp_path):
+    """Killed inside an epoch, with dropout, augmentation by workers, and gradients accumulated."""
+    case = CASES[task](tmp_path)
+    (tmp_path / "killer.py").write_text(KILLER)
+    detection = task == "detection"
+    length = "train_cfg.max_epochs=3" if detection else "train_cfg.max_iters=12"
+    options = [length, "model.backbone.drop_path_rate=0.3", "optim_wrapper.accumulative_counts=2"]
+    options += ["train_dataloader.batch_size=2"]  # four batches an epoch
+    whole, killed = Case(tmp_path / "a", case.config, case.data, ""), Case(tmp_path / "b", case.config, case.data, "")
+    assert whole.train("--cfg-options", *options) == 0
+
+    options.append("train_dataloader.num_workers=2")
+    config = tmp_path / "killed.py"
+    config.write_text(
         """_base_ = "mine.py"
-load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", reduce_zero_label=True)]
-train_dataloader = dict(dataset=dict(pipeline=[*load, dict(type="PackSegInputs")]))
-model = dict(decode_head=dict(dropout_ratio=0.0))
-default_hooks = dict(checkpoint=dict(interval=4))
+custom_imports = dict(imports=["backbones.dense", "killer"])
+custom_hooks = [dict(type="Killer")]
 """
     )
-    segmentation.config = exact
-    assert segmentation.train("--cfg-options", "train_cfg.max_iters=8") == 0
-    whole = read(segmentation.run / "iter_8.pth")["state_dict"]
-    segmentation.folder.joinpath("run").rename(segmentation.folder / "whole")
-    assert segmentation.train("--cfg-options", "train_cfg.max_iters=4") == 0
-    assert segmentation.train("--resume", "--cfg-options", "train_cfg.max_iters=8") == 0
-    parts = read(segmentation.run / "iter_8.pth")["state_dict"]
-    for key, value in whole.items():
-        torch.testing.assert_close(parts[key], value, rtol=1e-5, atol=1e-6, msg=key)
+    root = Path(runner.__file__).parents[2]
+    command = [sys.executable, str(root / "tools/dense/train.py"), str(config), "--work-dir", str(killed.run)]
+    command += [*case.options, "--save-every-steps", "7", "--cfg-options", *options]
+    env = {**os.environ, "PYTHONPATH": f"{root}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    assert process.wait(timeout=300) == -signal.SIGKILL, (tmp_path / "log").read_text()[-3000:]
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # workers that wait to hand their batch over
+    assert Path(killed.last).name == "latest.pth"
+
+    assert killed.train("--resume", "--save-every-steps", "7", "--cfg-options", *options) == 0
+    assert len(_losses(whole.run)) == 12
+    (killed.run / "2").mkdir()
+    max(killed.run.glob("2*_*"), key=lambda path: path.name).rename(killed.run / "2/resumed")
+    assert _losses(killed.run / "2") == _losses(whole.run)[-5:]
+    assert not (killed.run / "latest.pth").exists()
+    ends = [read(case.last) for case in (whole, killed)]
+    for key, value in ends[0]["state_dict"].items():
+        assert torch.equal(value, ends[1]["state_dict"][key]), key
 
 
 def test_predicting_draws_and_tells(trained, tmp_path, capsys):
     images = next(path for path in (trained.data / "val2017", trained.data / "images/validation") if path.is_dir())
-    (tmp_path / "broken.jpg").write_bytes(b"no image")
-    inputs = [str(images), str(tmp_path / "broken.jpg"), "--score-thr", "0.05", "-o", str(tmp_path / "out")]
-    assert cli_predict.main([str(trained.config), trained.last, *inputs, *trained.options]) == 0
-    assert "broken.jpg" in capsys.readouterr().err
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "broken.jpg").write_bytes(b"no image")
+    (bad / "empty.jpg").touch()
+    inputs = [str(bad), str(images), "--score-thr", "0.05", "-o", str(tmp_path / "out")]
+    assert cli_predict.main([str(trained.config), trained.last, *inputs, *trained.options]) == 1
+    err = capsys.readouterr().err
+    assert f"The image {bad / 'broken.jpg'} cannot be read (it is no image, or a part of one)" in err
+    assert f"The image {bad / 'empty.jpg'} cannot be read (it is empty)" in err
+    assert "2 of 10 images could not be predicted" in err
     told = json.loads((tmp_path / "out/predictions.json").read_text())
     assert [Path(entry["image"]).name for entry in told] == sorted(path.name for path in images.iterdir())
     for entry in told:
@@ -224,6 +268,53 @@ def test_weights_for_another_number_of_classes(trained, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_starting_weights_of_another_model(trained, tmp_path, capsys):
+    other = CASES["segmentation" if "coco" in trained.metric else "detection"](tmp_path)
+    assert other.train("--cfg-options", f"load_from={trained.last}") == 2
+    assert re.search(r"of another model: it lacks \d+ of \d+ weights", capsys.readouterr().err)
+
+
+def test_starting_weights_for_other_classes(trained, tmp_path):
+    """As fine-tuning on own data has it: only what tells the classes apart starts afresh."""
+    case = Case(tmp_path, trained.config, trained.data, trained.metric)
+    cfg = load_config(case.config, {"load_from": trained.last}, case.data, ["red", "green"], case.run)
+    job = runner.build(cfg)
+    job.load_or_resume()
+    given, own = read(trained.last)["state_dict"], job.model.state_dict()
+    fresh = {key for key in given if own[key].shape != given[key].shape}
+    assert fresh and all(re.search("fc_cls|fc_reg|conv_logits|conv_seg", key) for key in fresh)
+    assert all(torch.equal(own[key], given[key]) for key in given if key not in fresh)
+
+
+@pytest.mark.parametrize("door", ["predict", "test", "load_from", "resume"])
+def test_weights_that_are_not_finite(door, trained, tmp_path, capsys):
+    checkpoint = read(trained.last)
+    key = next(key for key in checkpoint["state_dict"] if "backbone" in key and key.endswith("weight"))
+    checkpoint["state_dict"][key][:] = torch.nan
+    broken = str(tmp_path / "broken.pth")
+    torch.save(checkpoint, broken)
+    case = Case(tmp_path, trained.config, trained.data, trained.metric)
+    code = {
+        "predict": lambda: cli_predict.main(
+            [str(case.config), broken, str(case.data), "-o", str(tmp_path / "out"), *case.options]
+        ),
+        "test": lambda: cli_test.main([str(case.config), broken, *case.options, "--work-dir", str(case.run)]),
+        "load_from": lambda: case.train("--cfg-options", f"load_from={broken}"),
+        "resume": lambda: case.train("--resume", broken),
+    }[door]()
+    assert code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(rf"error: {broken} holds numbers that are not finite in 1 of \d+ weights \({key}\)", last), last
+
+
+def test_resuming_from_weights_alone(trained, tmp_path, capsys):
+    torch.save({"state_dict": read(trained.last)["state_dict"]}, tmp_path / "weights.pth")
+    case = Case(tmp_path, trained.config, trained.data, trained.metric)
+    assert case.train("--resume", str(tmp_path / "weights.pth")) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"weights.pth holds weights, but not the state of a training: .* load_from=FILE", last), last
+
+
 def test_checkpoints_that_run_code_are_refused(detection, tmp_path):
     class Evil:
         def __reduce__(self):
@@ -269,11 +360,15 @@ def test_heads_and_classes_must_agree(detection, capsys):
     assert "has 80 classes, but train_dataloader.dataset has 3 (red, green, blue)" in capsys.readouterr().err
 
 
-def test_unreadable_image(detection, capsys):
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("content", [b"no image", b""])
+def test_unreadable_image(content, workers, detection, capsys):
     image = detection.data / "train2017/000000000003.jpg"
-    image.write_bytes(b"no image")
-    assert detection.train() == 2
-    assert f"The image {image} cannot be read" in capsys.readouterr().err
+    image.write_bytes(content)
+    assert detection.train("--cfg-options", f"train_dataloader.num_workers={workers}") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    reason = "it is no image, or a part of one" if content else "it is empty"
+    assert last.startswith(f"error: The image {image} cannot be read ({reason}): replace it"), last
 
 
 def test_missing_image(detection, capsys):
