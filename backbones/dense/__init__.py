@@ -1,7 +1,7 @@
 """The dense-prediction side: multi-scale features of any model, in the form that detectors and segmentors take.
 
-Importing it registers `backbones.Backbone` and `backbones.LayerDecayOptimWrapperConstructor` with mmengine, where that
-is installed, for the configs of mmdet and mmseg: `custom_imports = dict(imports=["backbones.dense"])`.
+Importing it registers `backbones.Backbone` and what else of ours configs of mmdet and mmseg name with mmengine, where
+that is installed: `custom_imports = dict(imports=["backbones.dense"])`.
 
 Raises:
     OperatorsError: mmcv is there, but its compiled operators do not work.
@@ -18,6 +18,8 @@ if find_spec("mmcv") is not None:
     ops.require()
 if find_spec("mmengine") is not None:
     from backbones.dense.backbone import Backbone
+    from backbones.dense.batch_norm import SyncBatchNormHook
     from backbones.dense.optim import LayerDecayOptimWrapperConstructor
+    from backbones.dense.tta import ScoreTTAModel
 
-    __all__ += ["Backbone", "LayerDecayOptimWrapperConstructor"]
+    __all__ += ["Backbone", "LayerDecayOptimWrapperConstructor", "ScoreTTAModel", "SyncBatchNormHook"]

@@ -27,6 +27,8 @@ def read(path: str, options: dict[str, Any] | None = None) -> Config:
         small["model.data_preprocessor.size"] = (SIDE, SIDE)
     else:
         small["model.data_preprocessor.pad_size_divisor"] = 32
+    for i, _ in enumerate(cfg.model.data_preprocessor.get("batch_augments") or ()):
+        small[f"model.data_preprocessor.batch_augments.{i}.size"] = (SIDE, SIDE)
     if "img_size" in cfg.model.backbone:
         small["model.backbone.img_size"] = 224
     if "rpn_proposal" in cfg.model.get("train_cfg", {}):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from backbones.dense.config import datasets
 from backbones.dense.config_table import COLUMNS, config_paths
 
 HEIGHT, WIDTH = 96, 128
@@ -101,9 +102,15 @@ def _write_maps(images: Path, maps: Path, kind: type) -> None:
     Image.fromarray(labels).save(maps / f"a{map_suffix}")
 
 
-def _build(cfg: Config, loader: str, root: Path):
+def _dataset(cfg: Config, split: str) -> ConfigDict:
+    """A data set's options, out of what repeats it."""
+    ((_, options),) = datasets(cfg, [split])
+    return options
+
+
+def _build(cfg: Config, split: str, root: Path):
     """The data set that a config reads, over files below `root`."""
-    options = cfg[loader].dataset.copy()
+    options = _dataset(cfg, split).copy()
     options["data_root"] = str(root)
     with DATASETS.switch_scope_and_registry(scope=cfg.default_scope) as registry:
         kind = registry.get(options.type)
@@ -126,16 +133,16 @@ def _build(cfg: Config, loader: str, root: Path):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_training_data(name, tmp_path):
     cfg = CONFIGS[name]
-    dataset = _build(cfg, "train_dataloader", tmp_path)
+    dataset = _build(cfg, "train", tmp_path)
     np.random.seed(0)
     assert len(dataset) == 1
     sample = dataset[0]
     image, found = sample["inputs"], sample["data_samples"]
     # mmdet's distortion of colours leaves the range of bytes
-    distorted = any(step.type == "PhotoMetricDistortion" for step in cfg.train_dataloader.dataset.pipeline)
+    distorted = any(step.type == "PhotoMetricDistortion" for step in _dataset(cfg, "train").pipeline)
     low, high = (-64, 512) if distorted and cfg.default_scope == "mmdet" else (0, 255)
     assert image.shape[0] == 3 and image.min() >= low and image.max() <= high and image.max() > 64
-    crops = [step.crop_size for step in cfg.train_dataloader.dataset.pipeline if step.type == "RandomCrop"]
+    crops = [step.crop_size for step in _dataset(cfg, "train").pipeline if step.type == "RandomCrop"]
     if crops:
         # mmseg gives height and width, mmdet width and height
         height, width = crops[0] if cfg.default_scope == "mmseg" else crops[0][::-1]
@@ -160,11 +167,11 @@ def test_training_data(name, tmp_path):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_validation_data(name, tmp_path):
     cfg = CONFIGS[name]
-    sample = _build(cfg, "val_dataloader", tmp_path)[0]
+    sample = _build(cfg, "val", tmp_path)[0]
     found = sample["data_samples"]
     assert found.ori_shape == (HEIGHT, WIDTH)
     assert found.img_shape == tuple(sample["inputs"].shape[1:])
-    resize = next(step for step in cfg.val_dataloader.dataset.pipeline if step.type == "Resize")
+    resize = next(step for step in _dataset(cfg, "val").pipeline if step.type == "Resize")
     height, width = found.img_shape
     assert max(height, width) <= max(resize.scale) and min(height, width) <= min(resize.scale)
     assert max(height, width) == max(resize.scale) or min(height, width) == min(resize.scale)

@@ -127,11 +127,12 @@ def test_config_says_what_its_name_says(name):
     gpus, batch = map(int, re.search(r"(\d+)xb(\d+)", stem).groups()) if "xb" in stem else (8, 2)
     assert cfg.train_dataloader.batch_size == batch
     assert cfg.auto_scale_lr.base_batch_size == gpus * batch
-    length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.max_iters
+    times = cfg.train_dataloader.dataset.get("times", 1)
+    length = cfg.train_cfg.max_epochs * times if "max_epochs" in cfg.train_cfg else cfg.train_cfg.max_iters
     named = re.search(r"(\d+)(x|k|e)(?=_)", stem.replace("-", "_"))
     epochs = {"1x": 12, "3x": 36, "36e": 36, "72e": 72, "600e": 600, "100e": 737500}  # Mask2Former counts iterations
     assert length == pytest.approx(epochs.get(named[0], 1000 * int(named[1])), rel=0.01)
-    assert max(scheduler.end for scheduler in cfg.param_scheduler) >= min(length, 90000)
+    assert max(scheduler.end for scheduler in cfg.param_scheduler) * times >= min(length, 90000)
 
 
 @pytest.mark.parametrize("name", PATHS)

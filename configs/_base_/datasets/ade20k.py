@@ -1,4 +1,5 @@
-# ADE20K's 150 classes in crops of 512 x 512; tested on whole images, at the ratios of the multi-scale test with flips.
+# ADE20K's 150 classes in crops of 512 x 512; tested on whole images. The multi-scale test
+# has six ratios of the test's scale, with and without a flip.
 dataset_type = "ADE20KDataset"
 data_root = "data/ade/ADEChallengeData2016"
 cost_size = (512, 2048)  # height and width at which FLOPs are published
@@ -23,7 +24,10 @@ tta_pipeline = [
     dict(
         type="TestTimeAug",
         transforms=[
-            [dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+            [
+                dict(type="Resize", scale=(int(2048 * ratio), int(512 * ratio)), keep_ratio=True)
+                for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+            ],
             [dict(type="RandomFlip", prob=prob, direction="horizontal") for prob in (0.0, 1.0)],
             [dict(type="LoadAnnotations", reduce_zero_label=True)],
             [dict(type="PackSegInputs")],

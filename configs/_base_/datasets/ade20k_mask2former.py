@@ -1,4 +1,5 @@
-# ADE20K with Mask2Former's augmentation: short side of 320 to 1280, crops of 640 x 640; tested at a short side of 640.
+# ADE20K with Mask2Former's augmentation: short side of 320 to 1280, crops of 640 x 640; tested at a short side of 640,
+# and of 320 to 1120 in the multi-scale test.
 _base_ = "ade20k_640.py"
 
 crop_size = (640, 640)
@@ -16,5 +17,15 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5),
     dict(type="PhotoMetricDistortion"),
     dict(type="PackSegInputs"),
+]
+tta_pipeline = [
+    _base_.tta_pipeline[0],
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [dict(type="Resize", scale=(4480, side), keep_ratio=True) for side in (320, 480, 640, 800, 960, 1120)],
+            *_base_.tta_pipeline[1]["transforms"][1:],
+        ],
+    ),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,4 +1,4 @@
-# COCO boxes at 320 x 320 without regard to the aspect, with SSD's augmentation.
+# COCO boxes at 320 x 320 without regard to the aspect, with SSD's augmentation; five times an epoch.
 _base_ = "coco_box.py"
 
 image_size = (320, 320)
@@ -23,6 +23,14 @@ test_pipeline = [
     dict(step, scale=image_size, keep_ratio=False) if step["type"] == "Resize" else step
     for step in _base_.test_pipeline
 ]
-train_dataloader = dict(batch_sampler=None, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(
+    batch_sampler=None,
+    dataset=dict(
+        _delete_=True,
+        type="RepeatDataset",
+        times=5,
+        dataset=dict(_base_.train_dataloader.dataset, pipeline=train_pipeline),
+    ),
+)
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

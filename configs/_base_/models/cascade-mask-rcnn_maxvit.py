@@ -50,9 +50,9 @@ model = dict(
             dict(
                 assigner=dict(
                     type="MaxIoUAssigner",
-                    pos_iou_thr=iou,
-                    neg_iou_thr=iou,
-                    min_pos_iou=iou,
+                    pos_iou_thr=positive,
+                    neg_iou_thr=negative,
+                    min_pos_iou=positive,
                     match_low_quality=False,
                     ignore_iof_thr=-1,
                 ),
@@ -61,7 +61,7 @@ model = dict(
                 pos_weight=-1,
                 debug=False,
             )
-            for iou in (0.6, 0.7)
+            for positive, negative in ((0.6, 0.5), (0.7, 0.7))
         ],
     ),
 )

@@ -1,5 +1,6 @@
 # Mask2Former for panoptic and instance segmentation. A config gives backbone.model, and in panoptic_head in_channels,
-# num_queries and the classes (80 things and 53 stuff regions of COCO by default).
+# num_queries and the classes (80 things and 53 stuff regions of COCO by default). Images of
+# the training are padded to 1024 x 1024.
 _base_ = "mask2former-head.py"
 
 num_things_classes, num_stuff_classes = 80, 53
@@ -15,6 +16,7 @@ model = dict(
         mask_pad_value=0,
         pad_seg=True,
         seg_pad_value=255,
+        batch_augments=[dict(type="BatchFixedSizePad", size=(1024, 1024), pad_mask=True, pad_seg=True)],
     ),
     backbone=dict(type="backbones.Backbone", out_indices=(0, 1, 2, 3)),
     panoptic_head=dict(

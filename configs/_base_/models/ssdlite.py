@@ -1,4 +1,5 @@
-# SSDLite (SSD, arXiv 1512.02325, in the depthwise form of arXiv 1801.04381) for images of 320 x 320. A config gives
+# SSDLite (SSD, arXiv 1512.02325, in the depthwise form of arXiv 1801.04381) as in EMOv2's detectors of 320 x 320 and
+# of 512 x 512, which have the same anchors. A config gives
 # backbone.model, in_channels of neck and head, out_channels of the neck, and imports backbones.dense.heads.
 norm_cfg = dict(type="BN", eps=0.001, momentum=0.03)
 model = dict(

@@ -1,5 +1,5 @@
 # 737,500 iterations (100 epochs) of COCO in batches of 16; a tenth of the learning rate in the backbone. No decay of
-# norms and embeddings.
+# norms and of the decoder's embeddings.
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=737500, val_interval=7375)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
@@ -27,7 +27,6 @@ optim_wrapper = dict(
             "query_embed": dict(decay_mult=0.0),
             "query_feat": dict(decay_mult=0.0),
             "level_embed": dict(decay_mult=0.0),
-            "level_encoding": dict(decay_mult=0.0),
         },
     ),
 )

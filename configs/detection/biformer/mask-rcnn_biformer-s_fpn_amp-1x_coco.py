@@ -21,4 +21,5 @@ optim_wrapper = dict(
         }
     ),
 )
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=47.8, mask_ap=43.2)

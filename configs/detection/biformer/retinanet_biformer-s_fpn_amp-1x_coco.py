@@ -16,4 +16,5 @@ optim_wrapper = dict(
     loss_scale=512.0,
     optimizer=dict(type="AdamW", lr=0.0001, betas=(0.9, 0.999), weight_decay=0.0001),
 )
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=45.9)

@@ -7,6 +7,9 @@ _base_ = [
 
 custom_imports = dict(imports=["backbones.dense", "backbones.dense.panoptic"])
 model = dict(
+    data_preprocessor=dict(
+        batch_augments=[dict(type="BatchFixedSizePad", size=(640, 640), pad_mask=True, pad_seg=True)]
+    ),
     backbone=dict(model="dinat_l_11x11", pretrained="in22k", dilations="mask2former", drop_path_rate=0.3),
     panoptic_head=dict(
         in_channels=[192, 384, 768, 1536],

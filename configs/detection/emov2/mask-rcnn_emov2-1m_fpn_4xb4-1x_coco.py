@@ -10,4 +10,5 @@ model = dict(
     neck=dict(in_channels=[32, 48, 80, 180]),
 )
 train_dataloader = dict(batch_size=4)
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=37.1, mask_ap=35.0, params=21.2, flops=165)

@@ -10,4 +10,5 @@ model = dict(
     neck=dict(in_channels=[48, 80, 180]),
 )
 train_dataloader = dict(batch_size=4)
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=36.9, params=10.5, flops=142)

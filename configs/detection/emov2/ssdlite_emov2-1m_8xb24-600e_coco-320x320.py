@@ -12,4 +12,5 @@ model = dict(
     bbox_head=dict(in_channels=[80, 180, 512, 256, 256, 128]),
 )
 train_dataloader = dict(batch_size=24)
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=22.3, flops=0.7)

@@ -9,15 +9,8 @@ custom_imports = dict(imports=["backbones.dense", "backbones.dense.heads"], allo
 model = dict(
     backbone=dict(model="emov2_1m", pretrained="in1k", norm_eval=True, drop_path_rate=0.04036),
     neck=dict(in_channels=[80, 180], out_channels=[80, 180, 512, 256, 256, 128]),
-    bbox_head=dict(
-        in_channels=[80, 180, 512, 256, 256, 128],
-        # Not published: the strides of the maps at this size, and the boxes of 320 x 320 enlarged with the image.
-        anchor_generator=dict(
-            strides=[16, 32, 64, 128, 256, 512],
-            min_sizes=[77, 160, 240, 323, 405, 486],
-            max_sizes=[160, 240, 323, 405, 486, 512],
-        ),
-    ),
+    bbox_head=dict(in_channels=[80, 180, 512, 256, 256, 128]),
 )
 train_dataloader = dict(batch_size=24)
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=26.6, flops=2.3)

@@ -54,4 +54,7 @@ param_scheduler = [
     dict(type="MultiStepLR", by_epoch=True, begin=0, end=72, milestones=[57, 67], gamma=0.1),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=256)
+# the BatchNorms of neck and heads are not synchronised
+sync_bn = None
+custom_hooks = [dict(type="backbones.SyncBatchNormHook", parts=["backbone"])]
 published = dict(box_ap=46.63)

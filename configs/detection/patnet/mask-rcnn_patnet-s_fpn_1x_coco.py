@@ -16,3 +16,4 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=0.0002, betas=(0.9, 0.999), weight_decay=0.0001),
 )
+sync_bn = None  # no BatchNorm is synchronised

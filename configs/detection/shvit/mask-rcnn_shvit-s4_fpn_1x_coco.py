@@ -12,6 +12,7 @@ model = dict(
     neck=dict(type="backbones.TransposedFPN", in_channels=[224, 336, 448], num_extra_trans_convs=2),
 )
 optim_wrapper = dict(paramwise_cfg=dict(_delete_=True))  # everything is decayed
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(
     box_ap=39.0,
     mask_ap=35.9,

@@ -19,6 +19,7 @@ model = dict(
     ),
 )
 optim_wrapper = dict(paramwise_cfg=dict(_delete_=True))  # everything is decayed
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(
     box_ap=38.8,
     checkpoint="https://github.com/ysj9909/SHViT/releases/download/v1.0/retinanet_shvit_s4_1x_coco.pth",

@@ -14,4 +14,5 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=0.0001, betas=(0.9, 0.999), weight_decay=0.05),
 )
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=49.9, params=28, flops=214)

@@ -19,4 +19,5 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=0.1, norm_type=2),
     paramwise_cfg=dict(custom_keys={"backbone": dict(lr_mult=0.1)}),
 )
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=54.0, params=40, flops=309)

@@ -19,4 +19,5 @@ optim_wrapper = dict(
         }
     ),
 )
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=49.0, mask_ap=43.4, params=40, flops=265)

@@ -15,4 +15,5 @@ optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=0.000025, betas=(0.9, 0.999), weight_decay=0.0001),
     clip_grad=dict(max_norm=1, norm_type=2),
 )
+sync_bn = None  # no BatchNorm is synchronised
 published = dict(box_ap=50.2, params=102, flops=171)

@@ -9,6 +9,7 @@ model = dict(
     backbone=dict(model="dinat_l_11x11", pretrained="in22k", dilations="mask2former", drop_path_rate=0.3),
     decode_head=dict(in_channels=[192, 384, 768, 1536], num_queries=100),
 )
+tta_model = dict(type="backbones.ScoreTTAModel")
 published = dict(
     miou_ms=58.1,
     params=220,

@@ -15,6 +15,7 @@ model = dict(
         loss_cls=dict(class_weight=[1.0] * 19 + [0.1]),
     ),
 )
+tta_model = dict(type="backbones.ScoreTTAModel")
 published = dict(
     miou_ms=84.5,
     params=220,

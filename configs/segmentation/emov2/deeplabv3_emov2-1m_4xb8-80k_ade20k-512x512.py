@@ -7,10 +7,12 @@ _base_ = [
 
 model = dict(
     backbone=dict(model="emov2_1m", pretrained="in1k", drop_path_rate=0.04036),
-    # The dilations of the head are not published: these are the usual ones.
     decode_head=dict(in_channels=180, channels=256),
     auxiliary_head=dict(in_channels=80),
 )
 train_dataloader = dict(batch_size=8)
+# the backbone's BatchNorms are not synchronised
+sync_bn = None
+custom_hooks = [dict(type="backbones.SyncBatchNormHook", parts=["decode_head", "auxiliary_head"])]
 cost_size = (512, 512)
 published = dict(miou=34.6, params=5.6, flops=3.3)

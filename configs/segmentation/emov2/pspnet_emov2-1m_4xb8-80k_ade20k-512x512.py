@@ -11,5 +11,8 @@ model = dict(
     auxiliary_head=dict(in_channels=80),
 )
 train_dataloader = dict(batch_size=8)
+# the backbone's BatchNorms are not synchronised
+sync_bn = None
+custom_hooks = [dict(type="backbones.SyncBatchNormHook", parts=["decode_head", "auxiliary_head"])]
 cost_size = (512, 512)
 published = dict(miou=33.6, params=4.2, flops=2.9)

@@ -10,5 +10,8 @@ model = dict(
     neck=dict(in_channels=[32, 48, 80, 180]),
 )
 train_dataloader = dict(batch_size=8)
+# the backbone's BatchNorms are not synchronised
+sync_bn = None
+custom_hooks = [dict(type="backbones.SyncBatchNormHook", parts=["decode_head"])]
 cost_size = (512, 512)
 published = dict(miou=37.1, params=5.3, flops=23.4)

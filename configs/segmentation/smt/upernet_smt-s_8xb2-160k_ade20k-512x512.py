@@ -15,4 +15,7 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=0.00006, betas=(0.9, 0.999), weight_decay=0.01),
 )
+# the backbone's BatchNorms are not synchronised
+sync_bn = None
+custom_hooks = [dict(type="backbones.SyncBatchNormHook", parts=["decode_head", "auxiliary_head"])]
 published = dict(miou=49.2, miou_ms=50.2, params=50, flops=935)
