@@ -1,6 +1,6 @@
 # make demo: train, validate and predict on embedded digits.   make test: lint and the whole test suite; needs setup-dense.
 # make demo-detection, make demo-segmentation: the same for a detector and a segmentor, on digits in photographs.
-# make setup-dense: install what detection and segmentation need; builds mmcv, 5 minutes on 2 free cores.
+# make setup-dense: install what detection and segmentation need; builds mmcv, 5 to 7 minutes on 2 cores.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
