@@ -81,7 +81,7 @@ def rows(names: list[str] | None = None) -> Iterator[Row]:
     for model in list_known() if names is None else names:
         for tag in entry(model).family.variants[model].weights:
             one = entry(f"{model}.{tag}")
-            args = repr((model, sorted(one.weights.args.items())))
+            args = repr((model, sorted(one.weights.args.items()), one.weights.num_classes))
             if args not in counts:
                 parameters = timm.create_model(one.name, device="meta").parameters()
                 counts[args] = sum(p.numel() for p in parameters) / 1e6

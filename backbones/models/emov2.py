@@ -248,6 +248,7 @@ def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str,
 
 _DATA = "https://github.com/zhangzjn/data"
 _UNPUBLISHED = {"in1k": Weights(notes=("the authors publish neither a file nor an accuracy",))}
+_DISTILLED = "distilled from TResNet-L v2"
 _STRONGER = "trained with a stronger recipe that is not published"
 _SIZES: dict[str, dict[str, Sequence]] = {
     "1m": {
@@ -289,10 +290,9 @@ def _file(name: str, top1: float, **kwargs) -> Weights:
 
 
 def _pair(size: str, top1: float, distilled: float) -> dict[str, Weights]:
-    notes = ("distilled from TResNet-L v2",)
     return {
         "in1k": _file(f"EMOv2_{size}_224", top1),
-        "dist_in1k": _file(f"EMOv2_{size}_224_KD", distilled, notes=notes),
+        "dist_in1k": _file(f"EMOv2_{size}_224_KD", distilled, notes=(_DISTILLED,)),
     }
 
 
@@ -301,7 +301,7 @@ _WEIGHTS = {
     "2m": _pair("2M", 75.8, 76.7),
     "5m": {
         **_pair("5M", 79.4, 80.9),
-        "in1k_512": _file("EMOv2_5M_512", 82.9, input_size=512, args={"window_size": 8}, notes=(_STRONGER,)),
+        "in1k_512": _file("EMOv2_5M_512", 82.9, input_size=512, args={"window_size": 8}, notes=(_DISTILLED, _STRONGER)),
     },
 }
 

@@ -149,10 +149,11 @@ def _in1k(size: str, top1: float) -> dict[str, Weights]:
     return {"in1k": Weights(f"{_HUB}/VAN-{size}-original/resolve/main/{name}.pth.tar", top1=top1, **_HALF)}
 
 
-def _in22k(file: str, fine_tuned: float) -> dict[str, Weights]:
+def _in22k(file: str, *fine_tuned: float) -> dict[str, Weights]:
     notes = (
         f"OpenMMLab's copy of {file.split('-in22k')[0].replace('-', '_')}_22k.pth in {_FOLDER}",
-        f"fine-tuned on ImageNet-1K at 224 the paper reports {fine_tuned} top-1; those weights are not published",
+        "fine-tuned on ImageNet-1K, the paper reports top-1 of {} at 224 and {} at 384; neither those weights nor the "
+        "recipe are published".format(*fine_tuned),
         "the class count is not stated, nor whether there is a classifier: the model takes that of the file",
     )
     return {"in22k": Weights(f"{_MIRROR}/{file}.pth", num_classes=None, notes=notes, **_HALF)}
@@ -185,15 +186,15 @@ register_family(
             "van_b3": Variant({"dims": _MEDIUM, "depths": (3, 5, 27, 3)}, _in1k("Large", 83.9)),
             "van_b4": Variant(
                 {"dims": _MEDIUM, "depths": (3, 6, 40, 3)},
-                {"in1k": _B4, **_in22k("van-b4-in22k_3rdparty_20230522-5e31cafb", 85.7)},
+                {"in1k": _B4, **_in22k("van-b4-in22k_3rdparty_20230522-5e31cafb", 85.7, 86.6)},
             ),
             "van_b5": Variant(
                 {"dims": (96, 192, 480, 768), "depths": (3, 3, 24, 3)},
-                _in22k("van-b5-in22k_3rdparty_20230522-b26134d7", 86.3),
+                _in22k("van-b5-in22k_3rdparty_20230522-b26134d7", 86.3, 87.0),
             ),
             "van_b6": Variant(
                 {"dims": (96, 192, 384, 768), "depths": (6, 6, 90, 6)},
-                _in22k("van-b6-in22k_3rdparty_20230522-5e5172a3", 86.9),
+                _in22k("van-b6-in22k_3rdparty_20230522-5e5172a3", 86.9, 87.8),
             ),
         },
     )

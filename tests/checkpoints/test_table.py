@@ -12,7 +12,7 @@ import torch
 
 import backbones
 from backbones.checkpoints.convert import entry, fitted
-from backbones.checkpoints.table import readme
+from backbones.checkpoints.table import readme, rows
 from backbones.checkpoints.weights import file_names
 from backbones.models import family_of
 from tests.checkpoints.zoo import CLASSIFIERS, FIXTURES, fixtures
@@ -25,6 +25,13 @@ TAGS = [f"{model}.{tag}" for model in backbones.list_models() for tag in family_
 def test_readme_is_in_step():
     """`python tools/checkpoint.py readme` writes it."""
     assert (ROOT / "checkpoints" / "README.md").read_text(encoding="utf-8") == readme()
+
+
+def test_parameters_are_those_of_the_classes():
+    """As the authors' models have them, 1,000 classes or those of ImageNet-22K and -21K."""
+    counted = {row.entry.name: row.parameters for row in rows(["smt_l", "maxvit_b"])}
+    assert counted["smt_l.in22k_ft_in1k"] == 80.620264 and counted["smt_l.in22k"] == 96.646993
+    assert counted["maxvit_b.in1k"] == 119.467708 and counted["maxvit_b.in21k"] == 135.495975
 
 
 @pytest.mark.parametrize("name", TAGS)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 from torch import nn
 
@@ -29,6 +30,13 @@ def test_window_follows_the_image_size():
     assert windows(timm.create_model("maxvit_xl.in21k", device="meta")) == {(7, 7)}
     with pytest.raises(ValueError, match="use 32 or more"):
         tiny("maxvit_t", window_size=None, img_size=31)
+
+
+@pytest.mark.parametrize("tag, resized, side", [("in1k", 256, 224), ("in1k_384", 416, 384), ("in1k_512", 544, 512)])
+def test_evaluation_crops_as_the_authors_do(tag, resized, side):
+    config = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(f"maxvit_t.{tag}").to_dict())
+    resize, crop, *_ = create_transform(**config).transforms
+    assert (resize.size, tuple(crop.size)) == (resized, (side, side))
 
 
 def bilinear(table: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -116,6 +116,26 @@ def test_every_family_trains_on_real_jpegs_with_its_recipe(name, photo_folder, t
     assert load_model(str(path)).report.complete
 
 
+def test_image_size_sets_windows_of_maxvit_and_resizes_its_tables(photo_folder, tmp_path):
+    """From weights of windows of 7 to images of 96 pixels: windows of 3, in the run and whenever it is loaded."""
+    args = {"dims": [32, 32, 32, 32], "depths": [1, 1, 1, 1], "stem_width": 8}
+    source = timm.create_model("maxvit_t", num_classes=4, **args)
+    torch.save({"model": source.state_dict()}, tmp_path / "224.pth")
+    path = run(
+        tmp_path,
+        f"--recipe maxvit:finetune_384 --model maxvit_t --pretrained-path {tmp_path / '224.pth'} img_size=96",
+        "device=cpu workers=0 batch_size=4 grad_accum_steps=1 epochs=1 amp=false no_benchmark=true",
+        *[f"model_kwargs.{key}={json.dumps(value, separators=(',', ':'))}" for key, value in args.items()],
+        data=photo_folder,
+        small="",
+    )
+    loaded = load_model(str(path))
+    assert loaded.report.complete and loaded.model.window_size == (3, 3)
+    tables = {p.shape for name, p in loaded.model.named_parameters() if name.endswith("bias_table")}
+    assert tables == {(1, 5, 5)}
+    assert load_model(str(path), img_size=128).model.window_size == (3, 3), "a model runs at any size as it is"
+
+
 def test_validation_reads_the_run(photo_folder, tmp_path):
     path = run(tmp_path, data=photo_folder)
     loaded = load_model(str(path))
