@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -11,8 +10,6 @@ from timm.data import create_transform
 
 from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
-    add_model_arguments,
-    check_arguments,
     guarded,
     load,
     make_forward,
@@ -22,10 +19,12 @@ from backbones.train.cli_common import (
     title_of,
     warn,
 )
-from backbones.train.data import DataError
 from backbones.train.evaluate import write_text
 from backbones.train.loader import EvalLoader
 from backbones.train.modelio import describe_classes
+from backbones.train.options import flags
+from backbones.train.options.evaluation import PredictOptions
+from backbones.train.options.flags import Parser, read_options
 from backbones.train.predict import (
     HeldOutDigits,
     ImageFiles,
@@ -38,33 +37,17 @@ from backbones.train.predict import (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of predict."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    """The command line of predict."""
+    return flags.build_parser(
+        PredictOptions.table(),
         prog="backbones-predict",
         description="Say what is on images. Folders named for classes tell right from wrong.",
         epilog="Example: predict --model runs/nat_m photos/ 'more/**/*.jpg' --topk 3 --sheet sheet.png",
     )
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image files, folders (searched through), or globs")
-    parser.add_argument(
-        "-m", "--model", required=True, help="model name (with or without tag), run folder, or checkpoint"
-    )
-    parser.add_argument("--checkpoint", metavar="FILE", help="weights for a model given by name")
-    parser.add_argument(
-        "--digits", type=int, metavar="N", help="predict N held-out handwritten digits instead of files"
-    )
-    group = parser.add_argument_group("results")
-    group.add_argument("--topk", type=int, default=5, metavar="N", help="classes to say of each image (default: 5)")
-    group.add_argument("--class-map", metavar="FILE", help="class names: one a line, or JSON")
-    group.add_argument("--output-type", choices=("text", "csv", "json"), help="default: as the suffix of --output says")
-    group.add_argument("-o", "--output", metavar="FILE", help="write there instead of to the terminal")
-    group.add_argument("--sheet", metavar="FILE.png", help="picture of the images with what was said of them")
-    group.add_argument("--sheet-limit", type=int, default=60, metavar="N", help="pictures on it (default: 60)")
-    add_model_arguments(parser)
-    return parser
 
 
-def _output_type(args: argparse.Namespace) -> str:
+def _output_type(args: PredictOptions) -> str:
     if args.output_type:
         return args.output_type
     suffix = (args.output or "").rpartition(".")[2].lower()
@@ -73,11 +56,7 @@ def _output_type(args: argparse.Namespace) -> str:
 
 def run(argv: Sequence[str] | None) -> int:
     """Predicts all images; exit code 1 when none could be read."""
-    args = build_parser().parse_args(argv)
-    check_arguments(args)
-    if bool(args.inputs) == (args.digits is not None):
-        both = "Give either images or --digits, not both."
-        raise DataError(both if args.inputs else "Nothing to predict: name images, folders or globs, or --digits N.")
+    args = read_options(PredictOptions, build_parser(), argv)
     files = find_images(args.inputs) if args.inputs else []
     device = pick_device(args.device)
     loaded = load(args, args.model, args.checkpoint, say)

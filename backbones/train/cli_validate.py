@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from timm.data import create_transform
 from backbones.files import write_csv
 from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
-    add_model_arguments,
-    check_arguments,
     console,
     guarded,
     load,
@@ -30,47 +27,21 @@ from backbones.train.data import DataError, StreamSource, build_dataset, data_na
 from backbones.train.evaluate import Evaluation, evaluate, match_classes, open_real_labels, write_json
 from backbones.train.loader import EvalLoader
 from backbones.train.modelio import LoadedModel, ModelError, describe_classes, recipe_of
+from backbones.train.options import flags
+from backbones.train.options.evaluation import ValidateOptions
+from backbones.train.options.flags import Parser, read_options
 
 _SHOWN_CLASSES = 20
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of validate."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    """The command line of validate."""
+    return flags.build_parser(
+        ValidateOptions.table(),
         prog="backbones-validate",
         description="Measure models on labelled images: top-1, top-5, loss, per class, confusion and speed.",
         epilog="Example: validate runs/nat_m maxvit_t --data imagenet --results-file results",
     )
-    parser.add_argument(
-        "models", nargs="*", metavar="MODEL", help="model name (with or without tag), run folder, or checkpoint in one"
-    )
-    parser.add_argument("-m", "--model", nargs="+", default=[], metavar="MODEL", help="the same, as a flag")
-    parser.add_argument(
-        "--checkpoint", nargs="+", default=[], metavar="FILE", help="weights: one file, or one for each model"
-    )
-    group = parser.add_argument_group("data (default: that of the run; else scikit-learn's handwritten digits)")
-    group.add_argument(
-        "--data", metavar="DIR", help="folder with val/<class>/... or <class>/..., or a timm scheme (wds/..., hfds/...)"
-    )
-    group.add_argument("--data-dir", metavar="DIR", help="the same folder, or the root of the scheme's data")
-    group.add_argument("-d", "--dataset", metavar="NAME", help="timm dataset name; the same as a scheme in --data")
-    group.add_argument("--split", metavar="NAME", help="split to measure on (default: val)")
-    group.add_argument("--class-map", metavar="FILE", help="file that maps class names to labels")
-    group.add_argument("--num-samples", type=int, metavar="N", help="images of a streamed split that does not say")
-    group.add_argument("--dataset-download", action="store_true", help="let torch/ and tfds/ data download itself")
-    group.add_argument("--input-key", metavar="KEY", help="key of the images in hfds/ and wds/ data")
-    group.add_argument("--target-key", metavar="KEY", help="key of the labels in hfds/ and wds/ data")
-    group.add_argument("--max-unreadable", type=int, default=50, metavar="N", help="unreadable images to tolerate")
-    group.add_argument("--unreadable-log", metavar="FILE", help="name unreadable images in this file")
-    group.add_argument("--real-labels", metavar="FILE", help="ImageNet-ReaL labels (real.json) for the val images")
-    group = parser.add_argument_group("results")
-    group.add_argument(
-        "--results-file", metavar="FILE", help="the table as FILE.csv or FILE.json; without a suffix, both"
-    )
-    group.add_argument("--per-class", metavar="FILE.csv", help="precision, recall, F1 and support of every class")
-    group.add_argument("--confusion", metavar="FILE.png", help="picture of the confusion matrix")
-    add_model_arguments(parser)
-    return parser
 
 
 def _locate(data: str | None, split: str) -> tuple[str | None, str]:
@@ -87,7 +58,7 @@ def _locate(data: str | None, split: str) -> tuple[str | None, str]:
     return data, split
 
 
-def open_data(args: argparse.Namespace, recipe: dict[str, Any], in_chans: int):
+def open_data(args: ValidateOptions, recipe: dict[str, Any], in_chans: int):
     """The labelled images: what the flags say, else what the run validated on, else the digits.
 
     Returns:
@@ -114,9 +85,7 @@ def open_data(args: argparse.Namespace, recipe: dict[str, Any], in_chans: int):
     return dataset, data_name(data)
 
 
-def measure(
-    args: argparse.Namespace, spec: str, checkpoint: str | None
-) -> tuple[dict[str, Any], Evaluation, list[str]]:
+def measure(args: ValidateOptions, spec: str, checkpoint: str | None) -> tuple[dict[str, Any], Evaluation, list[str]]:
     """Loads one model and measures it.
 
     Returns:
@@ -154,7 +123,7 @@ def measure(
 
 
 def make_row(
-    args: argparse.Namespace, spec: str, loaded: LoadedModel, data: str, result: Evaluation, device: str
+    args: ValidateOptions, spec: str, loaded: LoadedModel, data: str, result: Evaluation, device: str
 ) -> dict[str, Any]:
     """A row of the results files."""
     config, report = loaded.data_config, loaded.report
@@ -242,14 +211,9 @@ def write_results(path: str, rows: Sequence[dict[str, Any]]) -> list[Path]:
 
 def run(argv: Sequence[str] | None) -> int:
     """Measures every model; one that fails is named, and the others go on."""
-    args = build_parser().parse_args(argv)
-    check_arguments(args)
+    args = read_options(ValidateOptions, build_parser(), argv)
     specs = [*args.models, *args.model]
-    if not specs:
-        raise ModelError("Name at least one model: a name such as nat_m, the folder of a run, or a checkpoint in one.")
     checkpoints: list[str | None] = list(args.checkpoint) or [None] * len(specs)
-    if len(checkpoints) != len(specs):
-        raise ModelError(f"--checkpoint gives {len(checkpoints)} files for {len(specs)} models: give one for each.")
     several, failed = len(specs) > 1, 0
     rows: list[dict[str, Any]] = []
     for number, (spec, checkpoint) in enumerate(zip(specs, checkpoints)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from backbones.train.data import (
 )
 from backbones.train.distributed import World
 from backbones.train.loader import EvalLoader, TrainLoader
-from backbones.train.modelio import ModelError, check_model_name
+from backbones.train.modelio import ModelError, check_model_name, refusals_named
 from backbones.train.options import TrainOptions
 
 
@@ -129,7 +130,7 @@ def build_model(options: TrainOptions, num_classes: int, load: bool = True) -> t
         name = kwargs.pop("model_name")
     torch.manual_seed(options.seed)
     if not load or not (options.pretrained or options.pretrained_path):
-        model = _create(name, **kwargs)
+        model = _create(name, options.model_kwargs, **kwargs)
         if load and options.initial_checkpoint:
             return model, _load_exactly(model, options.initial_checkpoint)
         return model, None
@@ -143,8 +144,11 @@ def build_model(options: TrainOptions, num_classes: int, load: bool = True) -> t
         try:
             torch.manual_seed(options.seed)
             with record_loading() as reports:
-                model = _create(name, pretrained=True, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay, **kwargs)
+                loading = {"pretrained": True, "pretrained_cfg": cfg, "pretrained_cfg_overlay": overlay}
+                model = _create(name, options.model_kwargs, **loading, **kwargs)
             return model, reports[-1] if reports else None
+        except ModelError:
+            raise
         except RuntimeError as error:
             if number + 1 == len(attempts):
                 message = " ".join(str(error).split())
@@ -152,11 +156,10 @@ def build_model(options: TrainOptions, num_classes: int, load: bool = True) -> t
     raise AssertionError
 
 
-def _create(name: str, **kwargs: Any) -> nn.Module:
+def _create(name: str, arguments: Mapping[str, Any], **kwargs: Any) -> nn.Module:
     try:
-        return timm.create_model(name, **kwargs)
-    except TypeError as error:
-        raise ModelError(f"Cannot build {name}: {error}. Check --model-kwargs.") from error
+        with refusals_named(name, {} if kwargs.get("pretrained") else arguments):
+            return timm.create_model(name, **kwargs)
     except OSError as error:  # the hub's errors for no connection and no repository derive from it
         raise ModelError(
             f"Cannot fetch the weights of {name} ({str(error).splitlines()[0]}): give a file with --pretrained-path."

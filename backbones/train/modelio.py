@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from backbones.checkpoints import WeightsError, renamed
 from backbones.checkpoints.convert import misfit
 from backbones.checkpoints.report import LoadReport, load_report, record_loading
 from backbones.checkpoints.store import file_sha256
-from backbones.train.options import names
+from backbones.train.options import names, nearest
 
 __all__ = [
     "LoadedModel",
@@ -177,11 +179,44 @@ def _class_hint(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
     return ""
 
 
+@contextlib.contextmanager
+def refusals_named(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, a constructor that refuses what the user gave it ends in one sentence.
+
+    Args:
+        name: The model.
+        arguments: What ``--model-kwargs`` says.
+
+    Raises:
+        ModelError: For an argument that the model does not take, naming the nearest, or a value that it refuses.
+    """
+    try:
+        yield
+    except (OSError, WeightsError, ModelError):
+        raise
+    except Exception as error:  # a constructor given a value of any kind may fail in any way
+        unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        if unknown and isinstance(error, TypeError):
+            owner, argument = unknown.groups()
+            flag = names.OWN_OPTIONS.get(argument)
+            if flag is not None and argument not in arguments:
+                raise ModelError(f"{name} takes no {argument}: leave out {flag}.") from error
+            kind = getattr(inspect.getmodule(timm.model_entrypoint(name.partition(".")[0])), owner, None)
+            taken = list(inspect.signature(kind).parameters) if kind is not None else []
+            raise ModelError(f"--model-kwargs: {name} takes no {argument}.{nearest(argument, taken)}") from error
+        if not arguments:
+            raise
+        given = " ".join(f"{key}={value}" for key, value in arguments.items())
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"--model-kwargs {given}: {name} refuses that: {reason.rstrip('.')}.") from error
+
+
 def _build(
     name: str, pretrained: bool, state: Mapping[str, torch.Tensor] | None = None, **kwargs: Any
 ) -> tuple[nn.Module, LoadReport | None]:
     """`timm.create_model` with its failures as one sentence each; `state` goes through the model's own key mapping."""
-    size = kwargs.pop("img_size", None)
+    size, arguments = kwargs.pop("img_size", None), kwargs.pop("arguments")
+    kwargs = {**arguments, **kwargs}
     try:
         args = resolve_model_input_args(name, {"img_size": size, "in_chans": kwargs.pop("in_chans", None)}, **kwargs)
         cfg = args["pretrained_cfg"]
@@ -190,10 +225,9 @@ def _build(
             cfg.update(state_dict=dict(state), custom_load=False)
             cfg["num_classes"] = args.get("num_classes") or cfg["num_classes"]
             cfg["input_size"] = (args.get("in_chans") or cfg["input_size"][0], *cfg["input_size"][1:])
-        with record_loading() as reports:
+        named = refusals_named(name, {} if pretrained or state is not None else arguments)
+        with record_loading() as reports, named:
             model = timm.create_model(args.pop("model_name"), pretrained=pretrained or state is not None, **args)
-    except TypeError as error:
-        raise ModelError(f"Cannot build {name}: {error}. Check --model-kwargs.") from error
     except OSError as error:  # the hub's errors for no connection, no repository and no access derive from it
         raise ModelError(
             f"Cannot fetch the weights of {name} ({str(error).splitlines()[0]}): give a local file with --checkpoint."
@@ -309,7 +343,7 @@ def load_model(
     """
     source = _resolve(str(spec), checkpoint, use_ema)
     recipe = source.recipe
-    kwargs: dict[str, Any] = {**(recipe.get("model_kwargs") or {}), **(model_kwargs or {})}
+    kwargs: dict[str, Any] = {"arguments": {**(recipe.get("model_kwargs") or {}), **(model_kwargs or {})}}
     kwargs["num_classes"] = num_classes if num_classes is not None else recipe.get("num_classes")
     kwargs["in_chans"] = in_chans if in_chans is not None else recipe.get("in_chans")
     if recipe.get("gp"):

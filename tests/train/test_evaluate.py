@@ -286,7 +286,7 @@ def test_command_line_compiles_and_casts(runs, tmp_path):
 def test_command_line_goes_on_after_a_model_that_fails(runs, tmp_path, capsys):
     flags = ["--device", "cpu", "--results-file", str(tmp_path / "t.csv")]
     assert cli_validate.main(["test_resnett", str(runs / "test_resnet"), *flags]) == 1
-    assert "did you mean test_resnet" in capsys.readouterr().err
+    assert "Did you mean test_resnet" in capsys.readouterr().err
     assert (tmp_path / "t.csv").read_text().count("\n") == 2
 
 
@@ -324,9 +324,9 @@ def test_command_line_on_a_folder_with_a_broken_image(runs, tmp_path, capsys):
         ([], "at least one model"),
         (["test_resnet", "--no-pretrained", "--device", "cpu"], "1000 outputs and digits has 10 classes"),
         (["test_resnet", "test_vit", "--checkpoint", "w.pth"], "1 files for 2 models"),
-        (["test_resnet", "-b", "0"], "--batch-size must be at least 1"),
+        (["test_resnet", "-b", "0"], "--batch-size must be an integer of at least 1"),
         (["test_resnet", "--crop-pct", "87.5"], "--crop-pct"),
-        (["test_resnet", "--device", "nowhere"], "--device cpu"),
+        (["test_resnet", "--device", "nowhere"], "--device must be cuda, cpu or mps"),
         (["test_resnet", "--no-pretrained", "--data", "absent", "--device", "cpu"], "--data absent does not exist"),
     ],
 )

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from backbones.train import cli_predict, cli_validate
 from backbones.train.cli_train import main
 from backbones.train.options import OPTIONS, Option, OptionError, TrainOptions
+from backbones.train.options.evaluation import PredictOptions, ValidateOptions
 from backbones.train.options.option import Interval
+from backbones.train.options.page import page
 from backbones.train.recipe import parse_command_line, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +69,21 @@ def test_a_hundred_wrong_values_give_a_hundred_sentences(tmp_path, capsys):
         assert option.flag in error and "Traceback" not in error, error
         assert words[-1].rpartition("=")[2] in error or "nan" in words or option.increasing, error
         assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "must"),
+    [(cli_validate.main, ValidateOptions, ["nat_m"]), (cli_predict.main, PredictOptions, ["-m", "nat_m", "a.png"])],
+)
+def test_validate_and_predict_check_the_same_way(program, kind, must, capsys):
+    pairs = [
+        (option, words) for option in kind.table().values() for words in wrong_values(option) if "=" not in words[0]
+    ]
+    assert len({option.name for option, _ in pairs}) > 15
+    for option, words in pairs:
+        assert program([*must, *words]) == 2, words
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and option.flag in error, error
 
 
 @pytest.mark.parametrize(
@@ -131,6 +149,11 @@ def test_options_are_typed_and_frozen():
     with pytest.raises(TypeError):
         options.model_kwargs["dims"] = 3
     assert options.replace(lr=1.0).lr == 1.0 and options.lr == 2e-3
+
+
+def test_the_page_of_options_is_up_to_date():
+    written = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert written == page(), "run python tools/options_page.py"
 
 
 def test_overfitting_is_resolved_with_everything_else():

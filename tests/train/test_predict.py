@@ -222,7 +222,7 @@ def test_command_line_on_held_out_digits(tmp_path, capsys):
         ([], "name images, folders or globs, or --digits N"),
         (["a.png", "--digits", "3"], "not both"),
         (["absent.png"], "does not exist"),
-        (["--digits", "3", "--topk", "0"], "--topk must be at least 1"),
+        (["--digits", "3", "--topk", "0"], "--topk must be an integer of at least 1"),
         (["--digits", "3", "--class-map", "absent.txt"], "Cannot read the class names"),
     ],
 )

@@ -319,7 +319,9 @@ def test_resume_with_another_batch_inside_an_epoch_is_refused(photo_folder, tmp_
     [
         ("--model tset_vit", "test_vit"),
         ("--data /nowhere", "does not exist"),
-        ("model_kwargs.nonsense=1", "Check --model-kwargs"),
+        ("model_kwargs.patch_sise=4", "--model-kwargs: test_vit takes no patch_sise. Did you mean patch_size"),
+        ("model_kwargs.depth=many", "depth=many: test_vit refuses that: "),
+        ("model_kwargs.num_heads=7", "num_heads=7: test_vit refuses that: "),
         ("--resume nowhere", "there is no run"),
         ("num_classes=3", "more than --num-classes 3"),
         ("batch_size=7 mixup=0.5", "even --batch-size"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from backbones.train.options.option import Option, OptionError, nearest
+from backbones.train.options.option import Option, OptionError, Options, nearest
+
+T = TypeVar("T", bound=Options)
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,6 +90,23 @@ def parse_flags(parser: Parser, table: Mapping[str, Option], argv: Sequence[str]
                 value = [word for word in value if "=" not in word]
             given[name] = option.check(key_values(value, option.flag) if option.type is dict else value)
     return given, words
+
+
+def read_options(kind: type[T], parser: Parser, argv: Sequence[str] | None) -> T:
+    """The options of a command line without recipes.
+
+    Raises:
+        OptionError: For an unknown flag, a wrong value, or options that exclude each other.
+    """
+    table = kind.table()
+    given, words = parse_flags(parser, table, sys.argv[1:] if argv is None else argv)
+    place = next((option.name for option in table.values() if option.positional), None)
+    if words and place:  # words after a flag
+        given[place] = (*given.get(place, ()), *words)
+    for option in table.values():
+        if option.required and option.name not in given:
+            raise OptionError(f"{option.flag} is missing: {option.help}.")
+    return kind(**{option.name: option.default for option in table.values()} | given)
 
 
 def key_values(words: Sequence[str], where: str) -> dict[str, Any]:

@@ -13,8 +13,11 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "plateau", "none")
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
+A_MODEL = "a model of timm or of backbones"
+A_POLICY = "a policy such as rand-m9-mstd0.5-inc1, augmix-m5-w4-d2, original-mstd0.5, v0 or 3a"
+
 #: Arguments of models that have an option of their own, which would override them.
-_OWN_OPTIONS = {
+OWN_OPTIONS = {
     "num_classes": "--num-classes",
     "in_chans": "--in-chans",
     "drop_path_rate": "--drop-path",
@@ -35,7 +38,7 @@ def model(name: str) -> None:
     arch, _, tag = name.partition(".")
     if not timm.is_model(arch):
         hint = nearest(arch.lower(), timm.list_models()) or " timm.list_models() lists every name."
-        raise ValueError(f"must be a model of timm or of backbones, not {name!r}.{hint}")
+        raise ValueError(f"must be {A_MODEL}, not {name!r}.{hint}")
     tags = [known for known in timm.models.get_arch_pretrained_cfgs(arch) if known.partition(".")[2]]
     if tag and name not in tags:
         known = f"it has {', '.join(tags)}" if tags else f"it has none; use {arch!r}"
@@ -92,16 +95,15 @@ def auto_augment(policy: str) -> None:
     family = policy.partition("-")[0]
     makers = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
     known = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
-    example = "such as rand-m9-mstd0.5-inc1, augmix-m5-w4-d2, original-mstd0.5, v0 or 3a"
     if family not in known:
-        raise ValueError(f"must be a policy {example}, not {policy!r}.{nearest(family, known)}")
+        raise ValueError(f"must be {A_POLICY}, not {policy!r}.{nearest(family, known)}")
     for section in policy.split("-")[1:]:
         if not re.fullmatch(r"t[a-z0-9]+|[a-z]+(\d+(\.\d+)?|inf)", section):
-            raise ValueError(f"must be a policy {example}, not {policy!r} (no meaning: {section!r}).")
+            raise ValueError(f"must be {A_POLICY}, not {policy!r} (no meaning: {section!r}).")
     try:
         makers.get(family, auto_augment_transform)(policy, {"translate_const": 100, "img_mean": (124, 116, 104)})
     except (AssertionError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"must be a policy {example}, not {policy!r} ({error}).") from None
+        raise ValueError(f"must be {A_POLICY}, not {policy!r} ({error}).") from None
 
 
 def module(name: str) -> str | None:
@@ -116,5 +118,5 @@ def module(name: str) -> str | None:
 def model_arguments(arguments: Mapping[str, Any]) -> None:
     """Raises ValueError for arguments of a model that have an option of their own."""
     for name in arguments:
-        if name in _OWN_OPTIONS:
-            raise ValueError(f"must not hold {name}, which has an option of its own: {_OWN_OPTIONS[name]}.")
+        if name in OWN_OPTIONS:
+            raise ValueError(f"must not hold {name}, which has an option of its own: {OWN_OPTIONS[name]}.")

@@ -33,11 +33,18 @@ class ImageOptions(Options):
 class MachineOptions(Options):
     """Where and in which precision the model runs."""
 
-    device: str | None = option(None, "cuda, cpu or mps (default: the best there is)", rule=names.device)
+    device: str | None = option(
+        None, "cuda, cpu or mps (default: the best there is)", rule=names.device, what="cuda, cpu or mps"
+    )
     amp: bool = option(False, "mixed precision")
     amp_dtype: str = option("bfloat16", "its type", choices=("bfloat16", "float16"))
     channels_last: bool = option(False, "channels_last memory format")
     torchcompile: str | None = option(
-        None, "torch.compile with this backend", const="inductor", rule=names.compile_backend, metavar="BACKEND"
+        None,
+        "torch.compile with this backend",
+        const="inductor",
+        rule=names.compile_backend,
+        what="a backend of torch.compile",
+        metavar="BACKEND",
     )
     torchcompile_mode: str | None = option(None, "torch.compile mode", choices=names.COMPILE_MODES)

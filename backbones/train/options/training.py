@@ -47,7 +47,7 @@ class DataOptions(Options):
 class ModelOptions(Options):
     """The model and its starting weights."""
 
-    model: str = option("nat_m", "timm model name, ours included", rule=names.model)
+    model: str = option("nat_m", "timm model name, ours included", rule=names.model, what=names.A_MODEL)
     model_kwargs: Mapping[str, Any] = option({}, "more arguments of the model: key=value …", rule=names.model_arguments)
     pretrained: bool = option(False, "start from the model's published weights")
     pretrained_path: str | None = option(
@@ -71,7 +71,7 @@ class OptimizerOptions(Options):
     batch_size: int = option(128, "images of one forward pass of one process", within=COUNT, short=("-b",))
     validation_batch_size: int | None = option(None, "images of one evaluation batch", within=COUNT, short=("-vb",))
     grad_accum_steps: int = option(1, "forward passes of one optimiser step", within=COUNT)
-    opt: str = option("adamw", "optimiser of timm.optim", rule=names.optimizer)
+    opt: str = option("adamw", "optimiser", rule=names.optimizer, what="an optimiser of timm.optim")
     opt_eps: float | None = option(None, "optimiser epsilon", within=NOT_NEGATIVE)
     opt_betas: tuple[float, ...] | None = option(None, "optimiser betas", within="[0, 1)")
     opt_kwargs: Mapping[str, Any] = option({}, "more arguments of the optimiser: key=value …")
@@ -136,7 +136,11 @@ class AugmentationOptions(Options):
     grayscale_prob: float = option(0.0, "probability of turning grey", within=PROBABILITY)
     gaussian_blur_prob: float = option(0.0, "probability of blur", within=PROBABILITY)
     aa: str | None = option(
-        None, "AutoAugment, RandAugment, AugMix or 3-Augment policy of timm", rule=names.auto_augment, metavar="POLICY"
+        None,
+        "AutoAugment, RandAugment, AugMix or 3-Augment policy of timm",
+        rule=names.auto_augment,
+        what=names.A_POLICY,
+        metavar="POLICY",
     )
     aug_repeats: int = option(0, "repeated augmentation: times each image comes in a row", within=NOT_NEGATIVE)
     train_interpolation: str | None = option(
@@ -172,7 +176,9 @@ class AveragingOptions(Options):
     model_ema: bool = option(False, "keep an exponential moving average of the weights")
     model_ema_decay: float = option(0.9998, "decay of the average", within="(0, 1)")
     model_ema_warmup: bool = option(False, "let the decay grow at the start")
-    kd_model_name: str | None = option(None, "timm model that teaches by its logits", rule=names.model)
+    kd_model_name: str | None = option(
+        None, "timm model that teaches by its logits", rule=names.model, what=names.A_MODEL
+    )
     kd_pretrained_path: str | None = option(None, "weights file of the teacher (default: its published weights)")
     kd_model_kwargs: Mapping[str, Any] = option({}, "more arguments of the teacher", rule=names.model_arguments)
     kd_temperature: float = option(1.0, "softmax temperature of distillation", within=POSITIVE)
