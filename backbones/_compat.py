@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.modules.module as _module
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from timm.models._manipulate import MATCH_PREV_GROUP
@@ -13,6 +14,7 @@ __all__ = [
     "MATCH_PREV_GROUP",
     "TorchDispatchMode",
     "feature_take_indices",
+    "has_global_hooks",
     "is_plain_eager",
     "onednn_conv2d",
     "softmax_backward",
@@ -30,3 +32,13 @@ softmax_backward = torch._softmax_backward_data
 def is_plain_eager() -> bool:
     """True when tensors made now are ordinary: no compilation, export, trace or dispatch mode (fake tensors) is on."""
     return not (torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None)
+
+
+def has_global_hooks() -> bool:
+    """Whether every module's calls are watched, as profilers and counters of operations do."""
+    return bool(
+        _module._global_forward_hooks
+        or _module._global_forward_pre_hooks
+        or _module._global_backward_hooks
+        or _module._global_backward_pre_hooks
+    )

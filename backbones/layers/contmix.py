@@ -12,6 +12,7 @@ from backbones.layers.neighborhood import neighborhood_av, neighborhood_bias
 from backbones.layers.norm import ChannelAffine, LayerNorm2d
 from backbones.layers.reparam import DilatedReparamConv
 from backbones.layers.squeeze_excite import SqueezeExcite
+from backbones.ops.plain import is_plain
 
 
 @register_notrace_module
@@ -22,9 +23,6 @@ class ContMix(nn.Module):
     affinities to a grid of context regions, plus a position bias; a softmax over the taps makes weights of them. The
     first half of the value channels is mixed by the small kernel, the second half by the large one, over windows that
     are shifted inwards at borders as in neighborhood attention.
-
-    The map from affinities to logits is linear, so it is applied to the pooled keys, not to the affinities of every
-    position: the same function at a third of the operations, and the affinities are never stored.
 
     Args:
         dim: Channels C of query and value; must be a multiple of `2 * num_heads`.
@@ -127,16 +125,19 @@ class ContMix(nn.Module):
         # q (B, G, H * W, c), k (B, G, c, regions)
         k = k * self.scale
         taps = [self.small_kernel_size**2, self.kernel_size**2]
+        if is_plain(self.kernel_proj):
+            # A linear map of the affinities is one of the keys: a third of the operations, and no affinity is stored.
+            logits = [q @ (k @ weight.t()) for weight in self.kernel_proj.weight.split(taps)]
+            offsets = self.kernel_proj.bias.split(taps)
+        else:
+            logits, offsets = self.kernel_proj(q @ k).split(taps, dim=-1), (0, 0)
         kernels = []
-        for weight, offset, table, kernel_size in zip(
-            self.kernel_proj.weight.split(taps),
-            self.kernel_proj.bias.split(taps),
-            (self.rpb1, self.rpb2),
-            (self.small_kernel_size, self.kernel_size),
+        for logit, offset, table, kernel_size in zip(
+            logits, offsets, (self.rpb1, self.rpb2), (self.small_kernel_size, self.kernel_size)
         ):
-            logits = (q @ (k @ weight.t())).unflatten(2, (height, width))
             bias = neighborhood_bias(table, height, width, kernel_size) + offset
-            kernels.append((logits + bias.to(logits.dtype)).softmax(dim=-1).to(logits.dtype))
+            logit = logit.unflatten(2, (height, width)) + bias.to(logit.dtype)
+            kernels.append(logit.softmax(dim=-1).to(logit.dtype))
         return kernels[0], kernels[1]
 
     def extra_repr(self) -> str:

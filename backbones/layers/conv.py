@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.norm import GlobalResponseNorm
-from backbones.layers.pointwise import Linear, can_fuse, conv2d, in_parts, join, row_parts
+from backbones.layers.pointwise import Linear
+from backbones.ops.chunks import chunkable
+from backbones.ops.fusion import fused
+from backbones.ops.onednn import activation, can_fuse, conv2d
+from backbones.ops.plain import plain
 
 
+@plain()
 class ConvNorm(nn.Module):
     """Convolution, by default without bias, then BatchNorm.
 
@@ -45,6 +49,7 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
 
+@plain()
 @register_notrace_module
 class ResidualDepthwiseConv(nn.Conv2d):
     """`x + depthwise_conv(x)`, 3x3 by default: a conditional position encoding (CPVT, arXiv 2102.10882)."""
@@ -52,16 +57,20 @@ class ResidualDepthwiseConv(nn.Conv2d):
     def __init__(self, dim: int, kernel_size: int = 3, device=None, dtype=None) -> None:
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, device=device, dtype=dtype)
 
-    def forward(self, x: torch.Tensor, gelu: str | None = None) -> torch.Tensor:
-        """`(B, C, H, W)` to the same shape; `gelu` as in `pointwise.conv2d`."""
-        if can_fuse(x, self.weight):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_with(x, self.weight, self.bias)
+
+    def forward_with(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str | None = None
+    ) -> torch.Tensor:
+        """See `backbones.ops.fusion.Product`."""
+        if can_fuse(x, weight):
             # The sum as a part of the kernel: one pass over the map.
             middle = self.kernel_size[0] // 2
-            weight = self.weight.clone()
+            weight = weight.clone()
             weight[:, :, middle, middle] += 1
-            return conv2d(x, weight, self.bias, padding=self.padding, groups=self.groups, gelu=gelu)
-        x = x + super().forward(x)
-        return x if gelu is None else F.gelu(x, approximate=gelu)
+            return conv2d(x, weight, bias, padding=self.padding, groups=self.groups, act=act)
+        return activation(x + conv2d(x, weight, bias, padding=self.padding, groups=self.groups), act)
 
 
 @register_notrace_module
@@ -77,32 +86,14 @@ class ConvMlp(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
+        self.act = nn.GELU()
         self.dwconv = ResidualDepthwiseConv(hidden_dim, **dd)
         self.grn = GlobalResponseNorm(hidden_dim, **dd)
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
 
+    @chunkable(axis=2)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_parts(self._forward, x, self._ratio)
-
-    @property
-    def _ratio(self) -> float:
-        return self.fc1.out_channels / self.fc1.in_channels
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[0] == 1 and can_fuse(x, self.fc2.weight):
-            return self._one_image(x)
-        return self.fc2(self.grn(self._expand(x)))
-
-    def _expand(self, x: torch.Tensor) -> torch.Tensor:
-        return self.dwconv(conv2d(x, self.fc1.weight, self.fc1.bias, gelu="none"))
-
-    def _one_image(self, x: torch.Tensor) -> torch.Tensor:
-        """The same, the normalisation folded into `fc2`; large hidden maps are only ever there in parts."""
-        parts = row_parts(self._expand, x, self._ratio, halo=1, axis=2)
-        norms = torch.stack([torch.linalg.vector_norm(part, dim=(2, 3), keepdim=True) for part in parts])
-        weight = self.fc2.weight * self.grn.scale(torch.linalg.vector_norm(norms, dim=0))
-        bias = self.fc2.bias + self.fc2.weight.flatten(1) @ self.grn.beta.flatten()
-        return join([conv2d(part, weight, bias) for part in parts], axis=2)
+        return fused(self.fc1, self.act, self.dwconv, self.grn, self.fc2)(x)
 
 
 @register_notrace_module
@@ -129,15 +120,11 @@ class DepthwiseMlp(nn.Module):
             if residual
             else nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim, **dd)
         )
+        self.act = nn.GELU()
         self.fc2 = Linear(hidden_dim, dim, **dd)
 
+    @chunkable(axis=1)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_parts(self._forward, x, self.fc1.out_features / self.fc1.in_features, halo=1)
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        x, conv = self.fc1(x).permute(0, 3, 1, 2), self.dwconv
-        if isinstance(conv, ResidualDepthwiseConv):
-            x = conv(x, gelu="none")
-        else:
-            x = conv2d(x, conv.weight, conv.bias, padding=conv.padding, groups=conv.groups, gelu="none")
+        x = self.fc1(x).permute(0, 3, 1, 2)
+        x = fused(self.dwconv, self.act)(x)
         return self.fc2(x.permute(0, 2, 3, 1))

@@ -8,12 +8,14 @@ from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones._compat import is_plain_eager
+from backbones.ops.plain import plain
 
 # Kernel size from which the CPU library's own weight gradient is slow: at 15 and 17 it takes 4 to 40 times as much
 # processor time as the Fourier transform, at 13 as much or up to 5 times (torch 2.11, oneDNN, one and two threads).
 FFT_FROM = 13
 
 
+@plain()
 @register_notrace_module
 class LargeDepthwiseConv2d(nn.Conv2d):
     """Depthwise K x K convolution, "same" padding, stride 1; an `nn.Conv2d` in every respect but speed.

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
-from backbones.layers.pointwise import Linear, linear
+from backbones.layers.pointwise import Linear
 from backbones.layers.window import gather_indices, grid_merge, grid_partition, window_merge, window_partition
+from backbones.ops.fusion import fused
 
 
 @register_notrace_module
@@ -54,6 +55,7 @@ class HybridWindowAttention(nn.Module):
         self.close = close
         self.qk = Linear(dim, 2 * dim, **dd)
         self.v = Linear(dim, hidden_dim, **dd)
+        self.act = nn.GELU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[1:3]
@@ -65,7 +67,7 @@ class HybridWindowAttention(nn.Module):
         padded = height % p or width % q
         if padded:
             x = F.pad(x, (0, 0, 0, count[1] * q - width, 0, count[0] * p - height))
-        qk, v = self.qk(x), self._values(x)
+        qk, v = self.qk(x), fused(self.v, self.act)(x)
         y = self._attend(grid_partition(qk, (p, q)), grid_partition(v, (p, q)))
         y = grid_merge(y, (p, q), count)
         if self.close and count == (1, 1):
@@ -82,12 +84,9 @@ class HybridWindowAttention(nn.Module):
         position, real, token = gather_indices(height, width, p, q, grid, x.device)
         x = x.flatten(1, 2).index_select(1, position) * real[:, None].to(x.dtype)
         x = x.flatten(0, 1).reshape(1, -1, p * q, dim)
-        y = self._attend(self.qk(x), self._values(x))
+        y = self._attend(self.qk(x), fused(self.v, self.act)(x))
         y = y.flatten(0, 2).reshape(b, -1, y.shape[-1])
         return y.index_select(1, token).unflatten(1, (height, width))
-
-    def _values(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.v.weight, self.v.bias, gelu="none")
 
     def _attend(self, qk: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """`(B, G, N, 2C)` and `(B, G, N, M)` to `(B, G, N, M)`: attention among the N tokens of every group."""

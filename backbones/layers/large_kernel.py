@@ -6,7 +6,7 @@ import torch
 from timm.layers import register_notrace_module
 from torch import nn
 
-from backbones.layers.pointwise import conv2d
+from backbones.ops.fusion import fused
 
 
 class LargeKernelAttention(nn.Module):
@@ -46,8 +46,9 @@ class GatedLargeKernelAttention(nn.Module):
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.proj1 = nn.Conv2d(dim, dim, 1, **dd)
+        self.act = nn.GELU()
         self.attn = LargeKernelAttention(dim, **dd)
         self.proj2 = nn.Conv2d(dim, dim, 1, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.proj2(self.attn(conv2d(x, self.proj1.weight, self.proj1.bias, gelu="none")))
+        return x + self.proj2(self.attn(fused(self.proj1, self.act)(x)))

@@ -8,8 +8,12 @@ from timm.layers import DropPath, register_notrace_module
 from torch import nn
 
 from backbones._compat import is_plain_eager
-from backbones.layers.pointwise import can_fuse, conv2d, gelu_tanh, in_parts, join, row_parts
+from backbones.layers.pointwise import GELUTanh
 from backbones.layers.squeeze_excite import SqueezeExcite
+from backbones.ops.chunks import chunkable
+from backbones.ops.fusion import fused
+from backbones.ops.onednn import conv2d
+from backbones.ops.plain import plain
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -42,6 +46,7 @@ class _PadEnd(torch.autograd.Function):
         return grad[:, :, :height, :width], None, None
 
 
+@plain()
 @register_notrace_module
 class Conv2dSame(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding, which depends on the input's size where the stride is above 1.
@@ -72,12 +77,12 @@ class Conv2dSame(nn.Conv2d):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.convolve(x, self.weight, self.bias)
+        return self.forward_with(x, self.weight, self.bias)
 
-    def convolve(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gelu: str | None = None
+    def forward_with(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str | None = None
     ) -> torch.Tensor:
-        """This convolution with another weight and bias, followed by tanh-GELU where `gelu`."""
+        """See `backbones.ops.fusion.Product`."""
         top, bottom = self._padding(x.shape[2], 0)
         left, right = self._padding(x.shape[3], 1)
         padding = (0, 0)
@@ -94,7 +99,7 @@ class Conv2dSame(nn.Conv2d):
                     x, padding = _PadEnd.apply(x, bottom, right), (0, 0)
                 else:
                     x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
-        return conv2d(x, weight, bias, self.stride, padding, self.groups, gelu)
+        return conv2d(x, weight, bias, self.stride, padding, groups=self.groups, act=act)
 
     def _padding(self, size: int, axis: int) -> tuple[int, int]:
         if self.stride[axis] == 1:  # known without the size, which may be symbolic
@@ -104,6 +109,7 @@ class Conv2dSame(nn.Conv2d):
         return same_padding(size, self.kernel_size[axis], self.stride[axis])
 
 
+@plain(row_local=False)
 @register_notrace_module
 class AvgPool2dSame(nn.Module):
     """Average pooling by 2 with TensorFlow's "same" padding: on odd sides the last cells average the pixels there are.
@@ -122,50 +128,7 @@ class AvgPool2dSame(nn.Module):
         return F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
 
 
-def _scale_and_shift(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    """The norm in evaluation as `scale * x + shift`, in float32 at least."""
-    dtype = torch.promote_types(norm.weight.dtype, torch.float32)
-    scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-    return scale, norm.bias.to(dtype) - norm.running_mean.to(dtype) * scale
-
-
-def _is_affine(norm: nn.Module) -> bool:
-    return (
-        isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
-        and not norm.training
-        and norm.track_running_stats
-        and norm.affine
-    )
-
-
-def conv_norm_gelu(
-    x: torch.Tensor, conv: Conv2dSame, norm: nn.Module, pre_norm: nn.Module | None = None
-) -> torch.Tensor:
-    """`GELU(norm(conv(pre_norm(x))))`, tanh form; in evaluation one convolution, the BatchNorms folded into its weight.
-
-    Args:
-        x: `(B, C, H, W)`.
-        conv: A convolution; it must be 1x1 where there is a `pre_norm`, whose shift its padding would not have.
-        norm: BatchNorm of the convolution's output.
-        pre_norm: BatchNorm of its input.
-    """
-    norms = (norm,) if pre_norm is None else (norm, pre_norm)
-    if is_plain_eager() and all(_is_affine(n) for n in norms):
-        scale, shift = _scale_and_shift(norm)
-        if conv.bias is not None:
-            shift = torch.addcmul(shift, conv.bias.to(scale.dtype), scale)
-        factor = scale[:, None]
-        if pre_norm is not None:
-            pre_scale, pre_shift = _scale_and_shift(pre_norm)
-            shift = torch.addcmul(shift, conv.weight.flatten(1).to(scale.dtype) @ pre_shift, scale)
-            factor = factor * pre_scale
-        weight = (conv.weight * factor[:, :, None, None]).to(conv.weight.dtype)
-        return conv.convolve(x, weight, shift.to(weight.dtype), gelu="tanh")
-    if pre_norm is not None:
-        x = pre_norm(x)
-    return gelu_tanh(norm(conv(x)))
-
-
+@plain(row_local=False)
 class MBConvShortcut(nn.Module):
     """Where the shape changes: average pooling by `stride`, then a 1x1 convolution where the width changes."""
 
@@ -221,33 +184,16 @@ class MBConv(nn.Module):
         self.pre_norm = nn.BatchNorm2d(in_dim, **norm)
         self.conv1_1x1 = Conv2dSame(in_dim, inner, 1, bias=False, **dd)
         self.norm1 = nn.BatchNorm2d(inner, **norm)
+        self.act1 = GELUTanh()
         self.conv2_kxk = Conv2dSame(inner, inner, 3, stride, groups=inner, bias=False, **dd)
         self.norm2 = nn.BatchNorm2d(inner, **norm)
+        self.act2 = GELUTanh()
         self.se = SqueezeExcite(inner, int(dim * se_ratio), act_layer=nn.SiLU, **dd)
         self.conv3_1x1 = Conv2dSame(inner, dim, 1, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
+    @chunkable(axis=2)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_parts(self._forward, x, self._ratio, self.training)
-
-    @property
-    def _ratio(self) -> float:
-        return self.conv1_1x1.out_channels / self.conv1_1x1.in_channels
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = self.shortcut(x)
-        if x.shape[0] == 1 and not self.training and can_fuse(x, self.conv3_1x1.weight):
-            return shortcut + self._one_image(x)
-        return shortcut + self.drop_path(self.conv3_1x1(self.se(self._expand(x))))
-
-    def _expand(self, x: torch.Tensor) -> torch.Tensor:
-        x = conv_norm_gelu(x, self.conv1_1x1, self.norm1, pre_norm=self.pre_norm)
-        return conv_norm_gelu(x, self.conv2_kxk, self.norm2)
-
-    def _one_image(self, x: torch.Tensor) -> torch.Tensor:
-        """The residual branch, the gates folded into the projection; large maps of it are only ever there in parts."""
-        parts = row_parts(self._expand, x, self._ratio, halo=2, stride=self.conv2_kxk.stride[0], axis=2)
-        area = sum(part.shape[2] for part in parts) * parts[0].shape[3]
-        gates = self.se.gates(sum(part.sum((2, 3), keepdim=True) for part in parts) / area)
-        weight, bias = self.conv3_1x1.weight * gates, self.conv3_1x1.bias
-        return join([conv2d(part, weight, bias) for part in parts], axis=2)
+        expand = self.pre_norm, self.conv1_1x1, self.norm1, self.act1
+        mix = self.conv2_kxk, self.norm2, self.act2
+        return self.shortcut(x) + self.drop_path(fused(*expand, *mix, self.se, self.conv3_1x1)(x))

@@ -8,7 +8,10 @@ import torch
 from timm.layers import register_notrace_module
 from torch import nn
 
+from backbones.ops.plain import plain
 
+
+@plain(parallel=True)
 @register_notrace_module
 class MultiScaleDepthwiseConv(nn.Module):
     """Depthwise convolutions of rising kernel size, each on its own contiguous slice of the channels.

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath, LayerScale, LayerScale2d
 from torch import nn
 
+from backbones.ops.plain import plain, register
 
+register(DropPath, LayerScale, LayerScale2d)
+
+
+@plain()
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of every position of a `(B, C, H, W)` map.
 
@@ -21,6 +29,7 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)
 
 
+@plain(row_local=False)
 class GlobalResponseNorm(nn.Module):
     """Global response normalisation with its residual (ConvNeXt V2, arXiv 2301.00808, section 3).
 
@@ -39,12 +48,14 @@ class GlobalResponseNorm(nn.Module):
         nn.init.zeros_(self.beta)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        scale = self.scale(torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True))
-        return torch.addcmul(self.beta.to(x.dtype), x, scale.to(x.dtype))
+        scale, shift = self.scale_and_shift([x])
+        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
 
-    def scale(self, norms: torch.Tensor) -> torch.Tensor:
-        """The factors `gamma * N + 1` of channels with these L2 norms, both `(B, C, 1, 1)`."""
-        return self.gamma * (norms / (norms.mean(dim=1, keepdim=True) + self.eps)) + 1
+    def scale_and_shift(self, chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `backbones.ops.fusion.ChannelGate`."""
+        norms = [torch.linalg.vector_norm(chunk, dim=(2, 3), keepdim=True) for chunk in chunks]
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        return self.gamma * (norm / (norm.mean(dim=1, keepdim=True) + self.eps)) + 1, self.beta
 
 
 class ChannelAffine(nn.Module):

@@ -11,6 +11,7 @@ from torch import nn
 
 from backbones.layers.conv import ConvNorm
 from backbones.layers.depthwise import LargeDepthwiseConv2d
+from backbones.ops.plain import is_plain
 
 # Kernel size to the (kernel, dilation) of the branches beside the large kernel (UniRepLKNet, arXiv 2311.15599, section
 # 3, and OverLoCK's own rows). Every branch reaches at most as far as the large kernel.
@@ -72,9 +73,18 @@ class DilatedReparamConv(nn.Module):
 
     @torch.no_grad()
     def reparameterize(self) -> None:
-        """Replace all branches, in place, by the one convolution that they are in evaluation."""
+        """Replace all branches, in place, by the one convolution that they are in evaluation.
+
+        Raises:
+            ValueError: A convolution was replaced or has hooks, which the merged one would lose.
+        """
         if self.merged:
             return
+        for name, conv in (("conv", self.conv), *((f"branches.{n}.conv", b.conv) for n, b in self.branches.items())):
+            if not is_plain(conv):
+                raise ValueError(
+                    f"cannot merge {name} of a DilatedReparamConv: it was replaced or has hooks; undo that first"
+                )
         parts = [_Part.of(self.conv, self.norm), *(_Part.of(b.conv, b.norm) for b in self.branches.values())]
         weight, bias = merge_parts(parts)
         self.conv.weight = nn.Parameter(weight, requires_grad=self.conv.weight.requires_grad)

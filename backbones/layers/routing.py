@@ -174,6 +174,13 @@ class _Grid(NamedTuple):
         return (rows[:, None] * cols).view(-1, 1)
 
 
+class Router(nn.Linear):
+    """A linear layer that computes in the type of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
 @register_notrace_module
 class BiLevelRoutingAttention(nn.Module):
     """Bi-level routing attention (BiFormer, arXiv 2303.08810, section 3.2), with the authors' two ways of padding.
@@ -247,7 +254,7 @@ class BiLevelRoutingAttention(nn.Module):
         self.diff_routing = diff_routing
         self.q = Linear(dim, qk_dim, **dd)
         self.kv = Linear(dim, qk_dim + dim, **dd)
-        self.router = nn.Linear(qk_dim, qk_dim, **dd) if param_routing else nn.Identity()
+        self.router = Router(qk_dim, qk_dim, **dd) if param_routing else nn.Identity()
         self.kv_pool = kv_pool
         self.lepe = (
             nn.Conv2d(dim, dim, lepe_kernel, padding=lepe_kernel // 2, groups=dim, **dd) if lepe_kernel else None
@@ -316,9 +323,7 @@ class BiLevelRoutingAttention(nn.Module):
             else:
                 count = grid.token_count(height, width, q.device)
                 q, k = (x.sum(2, dtype=dtype) / count for x in (q, k))
-            if isinstance(self.router, nn.Linear):
-                weight, bias = self.router.weight.to(dtype), self.router.bias.to(dtype)
-                q, k = F.linear(q, weight, bias), F.linear(k, weight, bias)
+            q, k = self.router(torch.stack((q, k))).unbind()
             scores = (q * self.scale) @ k.transpose(1, 2)
             # A map smaller than n_win has fewer regions with pad="qkv".
             topk = self.topk if self.pad == "input" else _smaller(grid.rows * grid.cols, self.topk)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
+from backbones.ops.plain import plain
 
+
+@plain(row_local=False)
 class SqueezeExcite(nn.Module):
     """Gate every channel by a two-layer network of all channels' means (arXiv 1709.01507, section 3).
 
@@ -35,8 +40,13 @@ class SqueezeExcite(nn.Module):
         self.gate = gate_layer()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.gates(x.mean((2, 3), keepdim=True))
+        return x * self.scale_and_shift([x])[0]
 
-    def gates(self, means: torch.Tensor) -> torch.Tensor:
-        """The gates of the channels with these means, both `(B, C, 1, 1)`."""
-        return self.gate(self.fc2(self.act(self.fc1(means))))
+    def scale_and_shift(self, chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, None]:
+        """See `backbones.ops.fusion.ChannelGate`."""
+        if len(chunks) == 1:
+            means = chunks[0].mean((2, 3), keepdim=True)
+        else:
+            area = sum(chunk.shape[2] for chunk in chunks) * chunks[0].shape[3]
+            means = sum(chunk.sum((2, 3), keepdim=True) for chunk in chunks) / area
+        return self.gate(self.fc2(self.act(self.fc1(means)))), None

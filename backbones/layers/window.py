@@ -8,9 +8,10 @@ from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
 from backbones.layers.cache import shape_cache
-from backbones.layers.pointwise import Linear, in_parts
+from backbones.layers.pointwise import Linear
 from backbones.layers.relpos import RelativePositionBias2d
 from backbones.layers.sdpa import biased_attention
+from backbones.ops.chunks import in_chunks
 
 
 def window_partition(x: torch.Tensor, window_size: tuple[int, int]) -> torch.Tensor:
@@ -182,7 +183,7 @@ class WindowAttention(nn.Module):
 
         if real is not None:
             real = real.expand(x.shape[0], -1, -1)
-        return in_parts(attend, x, ratio=3, halo=0, beside=real)
+        return in_chunks(attend, x, lambda: (self.qkv, self.proj), axis=1, beside=real)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, window_size={self.window_size}"

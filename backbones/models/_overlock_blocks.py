@@ -182,6 +182,8 @@ class OverviewStage(nn.Module):
 
     def __init__(self, base: Stage, overview: Stage, context_proj: nn.Module, focus: FocusStage) -> None:
         super().__init__()
+        for stage in (base, overview, focus):
+            del stage.norm  # its output stays within this stage
         self.base = base
         self.overview = overview
         self.context_proj = context_proj

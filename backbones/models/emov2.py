@@ -24,9 +24,10 @@ from torch import nn
 from backbones.layers.conv import ConvNorm
 from backbones.layers.hybrid_attention import HybridWindowAttention
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.pointwise import in_parts
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
+from backbones.ops.chunks import chunkable
+from backbones.ops.plain import plain
 
 NORM_EPS = 1e-6
 
@@ -45,15 +46,13 @@ class Stem(nn.Module):
         self.conv2 = nn.Conv2d(dim, dim, 1, bias=False, **dd)
         self.act = nn.SiLU()
 
+    @chunkable(axis=2)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        ratio = self.conv1.out_channels / (4 * self.conv1.in_channels)
-        return in_parts(self._forward, x, ratio, self.training, halo=4, stride=2, axis=2)
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.act(self.norm1(self.conv1(x)))
         return self.conv2(self.act(self.norm2(self.dwconv(x))))
 
 
+@plain()
 class ConvExpansion(nn.Module):
     """1x1 convolution with bias, then an activation; `(B, C, H, W)` to `(B, M, H, W)`."""
 
@@ -66,6 +65,7 @@ class ConvExpansion(nn.Module):
         return self.act(self.conv(x))
 
 
+@plain(row_local=False)
 class AttentionExpansion(HybridWindowAttention):
     """The attention on maps: `(B, C, H, W)` to `(B, M, H, W)`."""
 
@@ -115,19 +115,12 @@ class InvertedResidual(nn.Module):
         self.ls = LayerScale2d(dim, layer_scale, **dd)
         self.drop_path = DropPath(drop_path) if has_skip and drop_path > 0 else nn.Identity()
 
+    @chunkable(axis=2)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (stride, _), (kernel_size, _) = self.dwconv.conv.stride, self.dwconv.conv.kernel_size
-        # Attention lets a row depend on rows of its whole window and, dilated, of the whole image.
-        halo = kernel_size // 2 * stride if isinstance(self.expand, ConvExpansion) else None
-        ratio = self.proj.in_channels / x.shape[1]
-        return in_parts(self._forward, x, ratio, self.training, halo, stride, axis=2)
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         expanded = self.expand(self.norm(x))
         local = self.act(self.dwconv(expanded))
-        if not self.has_skip:
-            return self.ls(self.proj(local))
-        return x + self.drop_path(self.ls(self.proj(expanded + local)))
+        y = self.drop_path(self.ls(self.proj(expanded + local if self.has_skip else local)))
+        return x + y if self.has_skip else y
 
 
 class EMOv2(Backbone):

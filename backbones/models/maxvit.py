@@ -24,13 +24,15 @@ from torch import nn
 
 from backbones._compat import update_model_input_size
 from backbones.layers.block import MixerBlock
-from backbones.layers.mbconv import Conv2dSame, MBConv, conv_norm_gelu
+from backbones.layers.mbconv import Conv2dSame, MBConv
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.pointwise import Mlp, in_parts
+from backbones.layers.pointwise import GELUTanh, Mlp
 from backbones.layers.relpos import RelativePositionBias2d, resize_bias_table
 from backbones.layers.window import GridAttention, WindowAttention
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
+from backbones.ops.chunks import chunkable
+from backbones.ops.fusion import fused
 
 HEAD_DIM = 32
 DEFAULT_WINDOW = 7
@@ -47,14 +49,12 @@ class Stem(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.conv1 = Conv2dSame(in_chans, dim, 3, stride=2, **dd)
         self.norm1 = nn.BatchNorm2d(dim, **BATCH_NORM, **dd)
+        self.act = GELUTanh()
         self.conv2 = Conv2dSame(dim, dim, 3, **dd)
 
+    @chunkable(axis=2)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        ratio = self.conv1.out_channels / (4 * self.conv1.in_channels)
-        return in_parts(self._forward, x, ratio, self.training, halo=4, stride=2, axis=2)
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(conv_norm_gelu(x, self.conv1, self.norm1))
+        return self.conv2(fused(self.conv1, self.norm1, self.act)(x))
 
 
 class AttentionBlock(MixerBlock):
@@ -64,7 +64,7 @@ class AttentionBlock(MixerBlock):
         self, dim: int, mixer: nn.Module, mlp_ratio: float = 4.0, drop_path: float = 0.0, device=None, dtype=None
     ) -> None:
         super().__init__(dim, mixer, mlp_ratio, drop_path=drop_path, device=device, dtype=dtype)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), approximate="tanh", device=device, dtype=dtype)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), GELUTanh, device=device, dtype=dtype)
 
 
 class MaxViTBlock(nn.Module):

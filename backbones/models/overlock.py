@@ -209,9 +209,11 @@ class OverLoCK(Backbone):
                 x = stage(x, context)
             else:
                 x = stage(x)
-            outputs.append(x if norms is None else norms[i](x))
-            if i == 1:
+            outputs.append(x if norms is None else norms[i](stage.norm(x)))
+            if i == 1 and norms is not None:
                 x = outputs[1]  # published dense models go on from the normed stride-8 output
+            elif i < 3:
+                x = stage.norm(x)
         return outputs, overview
 
     def forward_stages(self, x: torch.Tensor, count: int | None = None) -> list[torch.Tensor]:

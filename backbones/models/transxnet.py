@@ -33,10 +33,11 @@ from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.dynamic_conv import DynamicDepthwiseConv
 from backbones.layers.multiscale import MultiScaleDepthwiseConv
 from backbones.layers.norm import ChannelAffine
-from backbones.layers.pointwise import conv2d, in_parts
 from backbones.layers.reduction_attention import OverlappingReductionAttention, PairBias
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
+from backbones.ops.chunks import chunkable
+from backbones.ops.fusion import fused
 
 
 @register_notrace_module
@@ -53,11 +54,12 @@ class SqueezedTokenEnhancer(nn.Module):
         self.norm2 = nn.BatchNorm2d(hidden, **dd)
         self.conv2 = nn.Conv2d(hidden, dim, 1, **dd)
         self.norm3 = nn.BatchNorm2d(dim, **dd)
+        self.act = nn.GELU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = conv2d(x, self.dwconv.weight, self.dwconv.bias, padding=(1, 1), groups=x.shape[1], gelu="none")
-        y = conv2d(self.norm1(y), self.conv1.weight, self.conv1.bias, gelu="none")
-        return x + self.norm3(self.conv2(self.norm2(y)))
+        y = self.norm1(fused(self.dwconv, self.act)(x))
+        y = self.norm2(fused(self.conv1, self.act)(y))
+        return x + self.norm3(self.conv2(y))
 
 
 class DMixer(nn.Module):
@@ -108,11 +110,9 @@ class MultiScaleMlp(nn.Module):
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1, bias=False, **dd)
         self.norm3 = nn.BatchNorm2d(dim, **dd)
 
+    @chunkable(axis=2)
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_parts(self._forward, x, self.fc1.out_channels / self.fc1.in_channels, self.training, halo=3, axis=2)
-
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm1(conv2d(x, self.fc1.weight, gelu="none"))
+        x = self.norm1(fused(self.fc1, self.act)(x))
         x = self.norm2(self.act(x + self.dwconv(x)))
         return self.norm3(self.fc2(x))
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.mbconv import AvgPool2dSame, Conv2dSame, MBConv, conv_norm_gelu, same_padding
+from backbones.layers.mbconv import AvgPool2dSame, Conv2dSame, MBConv, same_padding
 
 SIZES = [(8, 8), (9, 8), (8, 9), (9, 9), (1, 1), (2, 1)]
 
@@ -123,23 +123,6 @@ def test_training_updates_the_statistics():
     assert not torch.equal(block.norm1.running_mean, before["norm1.running_mean"])
     torch.testing.assert_close(block.pre_norm.running_mean, 0.01 * x.mean((0, 2, 3)))
     assert block.norm2.eps == 1e-3
-
-
-def test_other_norms_are_not_folded():
-    conv, norm = Conv2dSame(4, 6, 1, bias=False), nn.GroupNorm(2, 6).eval()
-    x = torch.randn(2, 4, 5, 5)
-    with torch.no_grad():
-        torch.testing.assert_close(conv_norm_gelu(x, conv, norm), F.gelu(norm(conv(x)), approximate="tanh"))
-        norm = nn.BatchNorm2d(6, track_running_stats=False).eval()
-        torch.testing.assert_close(conv_norm_gelu(x, conv, norm), F.gelu(norm(conv(x)), approximate="tanh"))
-
-
-def test_convolution_with_bias_is_folded():
-    conv, norm, pre_norm = stirred(Conv2dSame(4, 6, 1)), stirred(nn.BatchNorm2d(6)), stirred(nn.BatchNorm2d(4))
-    conv, norm, pre_norm = conv.double(), norm.double().eval(), pre_norm.double().eval()
-    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
-    expected = F.gelu(norm(conv(pre_norm(x))), approximate="tanh")
-    torch.testing.assert_close(conv_norm_gelu(x, conv, norm, pre_norm), expected)
 
 
 def test_bfloat16_is_folded_in_float32():

@@ -1,4 +1,4 @@
-"""Fast linear layers and GELU against torch's own."""
+"""Fast linear layers and MLPs against torch's own."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers import pointwise
 from backbones.layers.conv import ConvMlp, DepthwiseMlp, ResidualDepthwiseConv
 from backbones.layers.large_kernel import GatedLargeKernelAttention
 from backbones.layers.mbconv import MBConv
-from backbones.layers.pointwise import Linear, Mlp, conv2d, gelu_tanh, in_parts, row_parts
+from backbones.layers.pointwise import GELUTanh, Linear, Mlp
 from backbones.layers.window import GridAttention, WindowAttention
 from backbones.models import emov2, maxvit
 from backbones.models.transxnet import MultiScaleMlp, SqueezedTokenEnhancer
+from backbones.ops import chunks, onednn
 
 SHAPES = [(3, 16), (2, 5, 16), (2, 5, 7, 16), (1, 1, 1, 16)]
 
 
 def plain_mlp(mlp: Mlp, x: torch.Tensor) -> torch.Tensor:
-    hidden = F.gelu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias), approximate=mlp.approximate)
+    hidden = F.gelu(F.linear(x, mlp.fc1.weight, mlp.fc1.bias), approximate=mlp.act.approximate)
     return F.linear(hidden, mlp.fc2.weight, mlp.fc2.bias)
 
 
@@ -41,9 +41,9 @@ def test_linear(shape, bias):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_mlp(shape, dtype, approximate):
-    mlp = Mlp(16, 40, approximate, dtype=dtype)
+@pytest.mark.parametrize("act_layer", [nn.GELU, GELUTanh])
+def test_mlp(shape, dtype, act_layer):
+    mlp = Mlp(16, 40, act_layer, dtype=dtype)
     x = torch.randn(shape, dtype=dtype, requires_grad=True)
     inputs = (x, *mlp.parameters())
     expected, got = plain_mlp(mlp, x), mlp(x)
@@ -55,7 +55,7 @@ def test_mlp(shape, dtype, approximate):
 
 
 def test_a_map_that_is_not_contiguous():
-    mlp = Mlp(16, 40, "tanh")
+    mlp = Mlp(16, 40, GELUTanh)
     x = torch.randn(2, 16, 5, 7).permute(0, 2, 3, 1)
     with torch.inference_mode():
         torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
@@ -64,7 +64,7 @@ def test_a_map_that_is_not_contiguous():
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_autocast_and_bfloat16(grad):
-    mlp = Mlp(16, 40, "tanh")
+    mlp = Mlp(16, 40, GELUTanh)
     x = torch.randn(2, 5, 7, 16)
     with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(mlp(x), plain_mlp(mlp, x))
@@ -74,28 +74,9 @@ def test_autocast_and_bfloat16(grad):
         assert torch.equal(mlp(x), plain_mlp(mlp, x))
 
 
-@pytest.mark.parametrize("gelu", [None, "none", "tanh"])
-@pytest.mark.parametrize("groups, stride, padding", [(1, (1, 1), (0, 0)), (16, (2, 2), (1, 1)), (16, (2, 1), (1, 0))])
-def test_convolution_is_fused_in_inference_only(monkeypatch, gelu, groups, stride, padding):
-    calls = []
-    fused = pointwise.onednn_conv2d
-    monkeypatch.setattr(pointwise, "onednn_conv2d", lambda *args: calls.append(args[1].shape) or fused(*args))
-    x = torch.randn(2, 16, 9, 8).contiguous(memory_format=torch.channels_last)
-    weight, bias = nn.Conv2d(16, 16, 3, groups=groups).parameters()
-    expected = F.conv2d(x, weight, bias, stride, padding, groups=groups)
-    expected = F.gelu(expected, approximate=gelu) if gelu else expected
-    out = conv2d(x, weight, bias, stride, padding, groups, gelu)
-    assert out.requires_grad and weight.shape not in calls
-    torch.testing.assert_close(out, expected)
-    with torch.no_grad():
-        out = conv2d(x, weight, bias, stride, padding, groups, gelu)
-    assert weight.shape in calls and out.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(out, expected)
-
-
 def test_without_onednn(monkeypatch):
-    mlp, x = Mlp(16, 40, "tanh"), torch.randn(2, 5, 7, 16)
-    monkeypatch.setattr(pointwise, "onednn_conv2d", None)
+    mlp, x = Mlp(16, 40, GELUTanh), torch.randn(2, 5, 7, 16)
+    monkeypatch.setattr(onednn, "onednn_conv2d", None)
     with torch.inference_mode():
         torch.testing.assert_close(mlp(x), plain_mlp(mlp, x))
         with torch.backends.mkldnn.flags(enabled=False):
@@ -109,90 +90,10 @@ def test_factory_arguments():
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_function_transforms():
-    mlp, x = Mlp(16, 40, "tanh"), torch.randn(3, 2, 5, 7, 16)
+    mlp, x = Mlp(16, 40, GELUTanh), torch.randn(3, 2, 5, 7, 16)
     torch.testing.assert_close(torch.func.vmap(mlp)(x), plain_mlp(mlp, x))
     expected = torch.func.grad(lambda x: plain_mlp(mlp, x).square().sum())(x[0])
     torch.testing.assert_close(torch.func.grad(lambda x: mlp(x).square().sum())(x[0]), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_gelu_has_second_derivatives():
-    x = torch.randn(2, 4, 5, 3, requires_grad=True)
-    grads = []
-    for function in (gelu_tanh, lambda x: F.gelu(x, approximate="tanh")):
-        (first,) = torch.autograd.grad(function(x).sum(), x, create_graph=True)
-        grads.append((first, *torch.autograd.grad(first.square().sum(), x)))
-    torch.testing.assert_close(*grads)
-
-
-@pytest.mark.parametrize(
-    ("values", "training", "grad", "parts"),
-    [(64, False, False, [2, 2, 1]), (1, False, False, [1] * 5), (160, False, False, [5]), (64, True, False, [5]),
-     (64, False, True, [5])],
-)  # fmt: skip
-def test_parts_of_images(monkeypatch: pytest.MonkeyPatch, values: int, training: bool, grad: bool, parts: list[int]):
-    monkeypatch.setattr(pointwise, "CHUNK", values)
-    seen = []
-
-    def function(x: torch.Tensor) -> torch.Tensor:
-        seen.append(len(x))
-        return torch.cat((x, x), dim=1)
-
-    x = torch.randn(5, 4, 2, 2)  # with a hidden map of 32 values an image
-    with torch.set_grad_enabled(grad):
-        out = in_parts(function, x, 2.0, training)
-    assert seen == parts
-    assert torch.equal(out, torch.cat((x, x), dim=1))
-
-
-@pytest.mark.parametrize(("halo", "rows"), [(None, [11]), (0, [3, 3, 3, 2]), (1, [5, 6, 4])])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_parts_of_rows(monkeypatch: pytest.MonkeyPatch, halo: int | None, rows: list[int], batch: int):
-    monkeypatch.setattr(pointwise, "CHUNK", 24)  # three rows of the hidden map
-    seen = []
-
-    def function(x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.shape[1])
-        near = F.avg_pool1d(x.transpose(1, 2), 3, 1, 1) if halo == 1 else x.transpose(1, 2)
-        return near.transpose(1, 2)
-
-    x = torch.randn(batch, 11, 4)
-    with torch.no_grad():
-        out = in_parts(function, x, 2.0, halo=halo)
-    assert seen == rows * batch
-    torch.testing.assert_close(out, function(x))
-
-
-@pytest.mark.parametrize(("height", "parts"), [(24, 2), (23, 1)])
-@pytest.mark.parametrize("before", [1, 0])
-def test_parts_of_strided_rows(monkeypatch: pytest.MonkeyPatch, height: int, parts: int, before: int):
-    """Padded at the top and below, or below only; sides that the stride does not divide are done whole."""
-    monkeypatch.setattr(pointwise, "CHUNK", 1)
-    kernel = torch.randn(3, 2, 3, 3)
-
-    def function(x: torch.Tensor) -> torch.Tensor:
-        return F.conv2d(F.pad(x, (1, 1, before, 1)), kernel, stride=2)
-
-    x = torch.randn(1, 2, height, 6)
-    with torch.no_grad():
-        out = row_parts(function, x, 1.0, halo=4, stride=2, axis=2)
-        assert len(out) == parts
-        torch.testing.assert_close(torch.cat(out, dim=2), function(x))
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_parts_of_two_arguments(monkeypatch: pytest.MonkeyPatch, batch: int):
-    monkeypatch.setattr(pointwise, "CHUNK", 24)
-    seen = []
-
-    def function(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        seen.append(x.shape[1])
-        return x * mask[:, :, None]
-
-    x, mask = torch.randn(batch, 11, 4), torch.rand(batch, 11) > 0.5
-    with torch.no_grad():
-        out = in_parts(function, x, 2.0, halo=0, beside=mask)
-    assert seen == [3, 3, 3, 2] * batch
-    assert torch.equal(out, x * mask[:, :, None])
 
 
 def inverted_residual(stride: int) -> nn.Module:
@@ -230,7 +131,7 @@ class ChannelsLast(nn.Sequential):
 @pytest.mark.parametrize("height", [9, 24])
 def test_inference_computes_what_training_does(monkeypatch: pytest.MonkeyPatch, layer, training: bool, height: int):
     """With kernels merged, image by image and rows by rows, and in training mode over the whole batch."""
-    monkeypatch.setattr(pointwise, "CHUNK", 1)
+    monkeypatch.setattr(chunks, "CHUNK", 1)
     torch.manual_seed(0)
     layer = layer().train(training)
     for module in layer.modules():
