@@ -107,16 +107,17 @@ def run_models(args: argparse.Namespace, device: torch.device) -> tuple[list[dic
             base = timings[names.index(args.against)] if args.against else None
             for subject, timing in zip(subjects, timings):
                 memory = None if args.no_memory else peak_memory(subject, device)
-                rows.append(_model_row(subject, timing, base, memory, peaks[setting.precision]))
+                rows.append(model_row(subject, timing, base, memory, peaks[setting.precision]))
             tables.append(model_table(rows[-len(names) :], args.against))
             show(*tables[-1])
             del subjects, subject
     return rows, tables
 
 
-def _model_row(
+def model_row(
     subject: ModelSubject, timing: Timing, base: Timing | None, memory: int | None, machine: Machine
 ) -> dict[str, Any]:
+    """One line of a table of models, with the ratio to `base` where there is one."""
     batch = subject.setting.batch
     macs, traffic = subject.costs()
     # A backward pass computes twice what the forward pass does.

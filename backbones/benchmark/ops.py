@@ -19,7 +19,7 @@ class Case:
 
     Attributes:
         name: What is computed, with its sizes.
-        ours, plain: From the inputs to the output.
+        ours, plain: From the inputs to the output; `ours` of neighborhood operators takes a `backend` too.
         inputs: Makes the inputs, of which those of floating point get gradients.
         flops: Of one forward pass, without what padding adds.
     """
@@ -80,7 +80,9 @@ def attention_case(height: int, width: int, heads: int, dim: int, kernel: int, d
 
     return Case(
         f"neighborhood attention {height}x{width}, {heads} heads of {dim}, kernel {kernel}, dilation {dilation}",
-        lambda q, k, v, bias: neighborhood_attention(q, k, v, kernel, dilation, bias),
+        lambda q, k, v, bias=None, backend="auto": neighborhood_attention(
+            q, k, v, kernel, dilation, bias, backend=backend
+        ),
         lambda q, k, v, bias: unfold_attention(q, k, v, kernel, dilation, bias),
         inputs,
         4 * batch * height * width * heads * dim * kernel**2,
@@ -96,7 +98,7 @@ def product_case(height: int, width: int, heads: int, dim: int, kernel: int, bat
 
     return Case(
         f"ContMix {height}x{width}, {heads} heads of {dim}, kernel {kernel}",
-        lambda attn, v: neighborhood_av(attn, v, kernel),
+        lambda attn, v, backend="auto": neighborhood_av(attn, v, kernel, backend=backend),
         lambda attn, v: unfold_product(attn, v, kernel),
         inputs,
         2 * batch * height * width * heads * dim * kernel**2,

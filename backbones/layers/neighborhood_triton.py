@@ -7,10 +7,14 @@ device.
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +26,64 @@ ATTENTION_DIM = {torch.float32: 32, torch.float16: 64, torch.bfloat16: 64}
 PRODUCT_DIM = 64
 COMPUTE_CAPABILITY = (8, 0)
 
-# Two rows of 16 columns hold the 14 x 14 keys that 8 x 8 queries with windows of 7 cover in 7 steps.
-TILE = (8, 8)
-BLOCK = (2, 16)
+
+class Tiles(NamedTuple):
+    """How a kernel cuts a map: positions of a program, keys (or queries) of a step, and Triton's warps and stages."""
+
+    tile_h: int
+    tile_w: int
+    block_h: int
+    block_w: int
+    num_warps: int
+    num_stages: int
+
+
+#: Compute capability to the best `Tiles` by `tuning_key`; `tools/gpu.py` measures them.
+TUNED: dict[str, dict[str, Tiles]] = {
+    capability: {key: Tiles(*tiles) for key, tiles in table.items()}
+    for capability, table in json.loads(Path(__file__).with_name("triton_tiles.json").read_text()).items()
+}
+
+
+def default_tiles(dtype: torch.dtype, dim: int) -> Tiles:
+    """What is used where nothing was measured.
+
+    Two rows of 16 columns hold the 14 x 14 keys that 8 x 8 queries with windows of 7 cover in 7 steps. Warps and stages
+    are what fits into registers.
+    """
+    narrow = dim <= 32
+    return Tiles(8, 8, 2, 16, 4 if narrow else 8, 2 if narrow and dtype != torch.float32 else 1)
+
+
+def tuning_key(operator: str, dtype: torch.dtype, dim: int, kernel: Sequence[int]) -> str:
+    """Name of a call in the table, such as "attention forward, bfloat16, heads of 32, 7x7"."""
+    return f"{operator}, {str(dtype).removeprefix('torch.')}, heads of {dim}, {kernel[0]}x{kernel[1]}"
+
+
+def capability(device: torch.device) -> str:
+    """The key of a device in `TUNED`, such as "9.0"; "none" for the interpreter's."""
+    return "{}.{}".format(*torch.cuda.get_device_capability(device)) if device.type == "cuda" else "none"
+
+
+@cache
+def _tiles(operator: str, dtype: torch.dtype, dim: int, kernel: tuple[int, ...], device: torch.device) -> Tiles:
+    tuned = {**TUNED.get(capability(device), {}), **_trial}
+    return tuned.get(tuning_key(operator, dtype, dim, kernel)) or default_tiles(dtype, dim)
+
+
+_trial: dict[str, Tiles] = {}
+
+
+@contextmanager
+def use_tiles(tiles: Mapping[str, Tiles]) -> Iterator[None]:
+    """Take these tiles, by `tuning_key`, instead of the table's inside the block."""
+    _tiles.cache_clear()
+    _trial.update(tiles)
+    try:
+        yield
+    finally:
+        _tiles.cache_clear()
+        _trial.clear()
 
 
 @cache
@@ -70,16 +129,18 @@ def check(*tensors: Tensor) -> None:
         raise ValueError(f'backend="triton" {refusal}: use backend="auto".')
 
 
-def _axes(v: Tensor, kernel: list[int], dilation: list[int]) -> tuple[list[int], int, dict[str, int | str]]:
+def _axes(
+    operator: str, v: Tensor, kernel: list[int], dilation: list[int]
+) -> tuple[list[int], int, dict[str, int | str]]:
     """Sizes, number of programs and compile-time constants for a map (B, H, W, heads, dim)."""
     batch, height, width, heads, dim = v.shape
+    chosen = _tiles(operator, v.dtype, dim, tuple(kernel), v.device)
+    tile, block = chosen[:2], chosen[2:4]
     lengths = [(size + d - 1) // d for size, d in zip((height, width), dilation)]
-    tiles = [(length + tile - 1) // tile for length, tile in zip(lengths, TILE)]
+    tiles = [(length + side - 1) // side for length, side in zip(lengths, tile)]
     constants = {"DIM": dim, "WIDTH": max(16, 1 << (dim - 1).bit_length()), "PRECISION": _precision(v.dtype)}
-    # What fits into registers.
-    narrow = dim <= 32
-    constants |= {"num_warps": 4 if narrow else 8, "num_stages": 2 if narrow and v.dtype != torch.float32 else 1}
-    for name, pair in (("KERNEL", kernel), ("DILATION", dilation), ("TILE", TILE), ("BLOCK", BLOCK)):
+    constants |= {"num_warps": chosen.num_warps, "num_stages": chosen.num_stages}
+    for name, pair in (("KERNEL", kernel), ("DILATION", dilation), ("TILE", tile), ("BLOCK", block)):
         constants[f"{name}_H"], constants[f"{name}_W"] = pair
     programs = batch * heads * dilation[0] * dilation[1] * tiles[0] * tiles[1]
     return [height, width, heads, *tiles], programs, constants
@@ -109,8 +170,8 @@ def _unit(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _attention_arguments(q, k, v, bias, kernel, dilation, stride, scale):
-    sizes, programs, constants = _axes(v, kernel, dilation)
+def _attention_arguments(operator, q, k, v, bias, kernel, dilation, stride, scale):
+    sizes, programs, constants = _axes(operator, v, kernel, dilation)
     constants |= {"STRIDE_H": stride[0], "STRIDE_W": stride[1], "BIAS": bias is not None}
     return [*_strides(q, k, v), *sizes, scale], programs, constants
 
@@ -132,7 +193,9 @@ def _attention(
     q, k, v = (_unit(x) for x in (q, k, v))
     out = q.new_empty(q.shape)
     lse = q.new_empty((q.shape[0], q.shape[3], *q.shape[1:3]), dtype=torch.float32)
-    numbers, programs, constants = _attention_arguments(q, k, v, bias, kernel, dilation, stride, scale)
+    numbers, programs, constants = _attention_arguments(
+        "attention forward", q, k, v, bias, kernel, dilation, stride, scale
+    )
     table = q if bias is None else bias.contiguous()
     _launch(attention_forward, programs, q, k, v, table, out, lse, *numbers, **constants)
     return out, lse
@@ -164,7 +227,9 @@ def _attention_backward(
     q, k, v, grad = (_unit(x) for x in (q, k, v, grad.contiguous()))
     delta = (grad * out).sum(-1, dtype=torch.float32).permute(0, 3, 1, 2).contiguous()
     grads = [q.new_empty(q.shape) for _ in range(3)]
-    numbers, programs, constants = _attention_arguments(q, k, v, bias, kernel, dilation, stride, scale)
+    numbers, programs, constants = _attention_arguments(
+        "attention backward", q, k, v, bias, kernel, dilation, stride, scale
+    )
     table = q if bias is None else bias.contiguous()
     parts = q.new_empty((programs if grad_bias else 0, *(2 * size - 1 for size in kernel)), dtype=torch.float32)
     inputs = (q, k, v, table, lse, grad, delta)
@@ -232,7 +297,7 @@ def _product(attn: Tensor, v: Tensor, kernel: list[int], dilation: list[int]) ->
 
     out = v.new_empty(v.shape)
     values = _unit(v).permute(0, 2, 3, 1, 4)
-    sizes, programs, constants = _axes(values, kernel, dilation)
+    sizes, programs, constants = _axes("product forward", values, kernel, dilation)
     _launch(product_forward, programs, attn.contiguous(), values, out, *_strides(values), *sizes, **constants)
     return out
 
@@ -251,7 +316,7 @@ def _product_backward(
 
     grad_attn, grad_v = attn.new_empty(attn.shape), v.new_empty(v.shape)
     values, grad = (_unit(x).permute(0, 2, 3, 1, 4) for x in (v, grad))
-    sizes, programs, constants = _axes(values, kernel, dilation)
+    sizes, programs, constants = _axes("product backward", values, kernel, dilation)
     _launch(product_backward_weights, programs, values, grad, grad_attn, *_strides(values, grad), *sizes, **constants)
     _launch(product_backward_values, programs, attn.contiguous(), grad, grad_v, *_strides(grad), *sizes, **constants)
     return grad_attn, grad_v

@@ -78,7 +78,14 @@ class Launches:
 @needs_triton
 @pytest.mark.parametrize(
     ("dtype", "dim", "capability"),
-    [(torch.float32, 32, 90), (torch.bfloat16, 64, 90), (torch.float32, 32, 80), (torch.bfloat16, 32, 80)],
+    [
+        (torch.float32, 32, 80),
+        (torch.bfloat16, 32, 80),
+        (torch.float32, 32, 90),
+        (torch.bfloat16, 64, 90),
+        (torch.float32, 32, 100),
+        (torch.bfloat16, 64, 100),
+    ],
 )
 def test_kernels_fit_into_registers_and_shared_memory(
     dtype: torch.dtype, dim: int, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,6 +105,24 @@ def test_kernels_fit_into_registers_and_shared_memory(
     assert len(resources) == 6
     for name, used in resources.items():
         assert used["stack"] <= 96 and used["shared"] <= 99 * 1024, (name, used)
+
+
+@needs_triton
+def test_measured_tiles_are_used_where_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighborhood_triton, "check", lambda *tensors: None)
+    tiles, key = neighborhood_triton.Tiles(4, 16, 4, 16, 8, 1), "attention forward, float32, heads of 16, 3x3"
+    launches = Launches(monkeypatch)
+    q = torch.randn(1, 9, 9, 1, 16)
+    with neighborhood_triton.use_tiles({key: tiles}):
+        neighborhood_attention(q, q, q, 3, backend="triton")
+        neighborhood_attention(q, q, q, 5, backend="triton")
+    neighborhood_attention(q, q, q, 3, backend="triton")
+    names = ("TILE_H", "TILE_W", "BLOCK_H", "BLOCK_W", "num_warps", "num_stages")
+    found = [tuple(options[name] for name in names) for _, _, options in launches.kernels]
+    default = neighborhood_triton.default_tiles(torch.float32, 16)
+    assert found == [tiles, default, default]
+    programs = neighborhood_triton._axes("attention forward", q, [3, 3], [1, 1])[1]
+    assert programs == 4  # 9 x 9 positions in tiles of 8 x 8
 
 
 @pytest.mark.parametrize(("allowed", "precision"), [("ieee", "tf32x3"), ("tf32", "tf32")])

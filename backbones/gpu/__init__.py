@@ -1,0 +1,1 @@
+"""Proof and measurement on a GPU by one command, `tools/gpu.py`: kernels, families, speed, training, profiles."""
