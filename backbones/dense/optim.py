@@ -21,8 +21,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Layers are those of the model's `group_matcher`: the last one gets `layer_decay` times the learning rate, the one
     before it `layer_decay ** 2`, and so on down to the stem; output norms, neck and heads get all of it. Norms, biases
-    and all else of one dimension, and what the model names in `no_weight_decay` (tables of position bias), get no
-    weight decay, in the whole network.
+    and all else of one dimension, and what the model names in `no_weight_decay`, get no weight decay, in the whole
+    network. NAT and DiNAT decay their tables of position bias on ImageNet, not in their detectors and segmentors: give
+    `custom_keys=dict(rpb=dict(decay_mult=0.0))`.
 
     `paramwise_cfg` may hold
 

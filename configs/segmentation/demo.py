@@ -33,6 +33,7 @@ optim_wrapper = dict(
     type="OptimWrapper",
     constructor="backbones.LayerDecayOptimWrapperConstructor",
     optimizer=dict(type="AdamW", lr=0.003, weight_decay=0.05),
+    paramwise_cfg=dict(custom_keys={"rpb": dict(decay_mult=0.0)}),
     clip_grad=dict(max_norm=5.0),
 )
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=400, max_keep_ckpts=1))

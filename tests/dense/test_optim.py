@@ -59,7 +59,7 @@ def test_layers_of_nat():
 
 
 def test_weight_decay_of_nat():
-    found = wrapper(Detector(small("nat_m")))
+    found = wrapper(Detector(small("nat_m")), {"custom_keys": {"rpb": {"decay_mult": 0.0}}})
     assert {lr for lr, _ in found.values()} == {1.0}
     not_decayed = {name for name, (_, wd) in found.items() if wd == 0}
     assert {wd for _, wd in found.values()} == {0.0, WD}
@@ -67,6 +67,13 @@ def test_weight_decay_of_nat():
         plain = name.endswith((".bias", ".rpb")) or ".norm" in name or "out_norms." in name
         assert (name in not_decayed) == plain, name
     assert any(name.endswith(".rpb") for name in not_decayed) and "neck.bias" in not_decayed
+
+
+def test_weight_decay_follows_the_model():
+    tables = ("rpb", "relative_position_bias_table")
+    for name, decayed in (("nat_m", WD), ("maxvit_t", 0.0)):
+        found = wrapper(Detector(small(name)))
+        assert {wd for key, (_, wd) in found.items() if key.endswith(tables)} == {decayed}
 
 
 @pytest.mark.parametrize("frozen", [-1, 2])

@@ -82,4 +82,3 @@ def test_initial_values():
             assert (parameter == 1e-5).all(), name
     assert 0.01 < model.stages[0].blocks[0].mixer.conv.weight.std() < 0.03
     assert 0.01 < model.stem.conv.weight.std() < 0.03
-    assert not [n for n in model.no_weight_decay() if "table" in n], "the authors decay the tables"
