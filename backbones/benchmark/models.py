@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import is_model_in_modules
 from timm.utils.model import reparameterize_model
 from torch import nn
 
@@ -121,5 +122,6 @@ class ModelSubject:
 def _sized(name: str, size: tuple[int, int]) -> dict[str, Any]:
     """`img_size` for models of timm that are built for one size."""
     cfg = timm.get_pretrained_cfg(name)
-    fixed = bool(cfg and cfg.fixed_input_size) and tuple(cfg.input_size[1:]) != size
-    return {"img_size": size} if fixed else {}
+    if cfg is None or not cfg.fixed_input_size or tuple(cfg.input_size[1:]) == size:
+        return {}
+    return {} if is_model_in_modules(name.partition(".")[0], ["backbones"]) else {"img_size": size}

@@ -86,6 +86,7 @@ class Family:
         complete: Constructor arguments of a model with every part that the published files hold (training heads).
         first_conv, classifier: Names of the image convolution and of the classifier.
         reduction: Stride of the last map.
+        sized: The model takes `img_size`, which its windows follow (timm's `fixed_input_size`), and yet runs at any.
         interpolation: Resizing of evaluation images.
         built_by_timm: timm has the models: none is registered; the family knows the authors' files and dense form.
     """
@@ -110,6 +111,7 @@ class Family:
     first_conv: str = "stem.conv1"
     classifier: str = "head.fc"
     reduction: int = 32
+    sized: bool = False
     interpolation: str = "bicubic"
     built_by_timm: bool = False
 
@@ -123,6 +125,7 @@ class Family:
             "num_classes": 1000 if weights.num_classes is None else weights.num_classes,
             "input_size": (3, weights.input_size, weights.input_size),
             "pool_size": (side, side),
+            "fixed_input_size": self.sized,
             "crop_pct": weights.crop_pct,
             "crop_mode": weights.crop_mode,
             "interpolation": self.interpolation,

@@ -168,6 +168,7 @@ class MaxViT(Backbone):
             in_chans=in_chans,
         )
         self.window_size = window
+        self._traits = {"fixed_input_size": False}  # for timm: built for an image size, run at any
 
     def _init_weights(self, module: nn.Module, name: str) -> None:
         """Kernels, linears and bias tables normal with std 0.02, not truncated; biases 0."""
@@ -278,6 +279,7 @@ register_family(
         origin_url="https://github.com/google-research/maxvit",
         license="apache-2.0",
         dense_norm_type=None,
+        sized=True,
         convert=_resize_tables,
         tiny={"stem_width": 16, "dims": (32, 32, 64, 64), "depths": (1, 1, 2, 1), "window_size": 4},
         variants={

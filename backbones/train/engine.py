@@ -19,6 +19,7 @@ from timm.models import model_parameters
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.plateau_lr import PlateauLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3, dispatch_clip_grad, distribute_bn
 from torch import nn
 
@@ -46,6 +47,31 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0
     finished: bool = False
+
+
+def build_optimizer(model: nn.Module, options: TrainOptions, lr: float) -> torch.optim.Optimizer:
+    """The optimiser that the options name, with timm's parameter groups for weight decay and layer decay."""
+    kwargs = {key: getattr(options, f"opt_{key}") for key in ("eps", "betas")}
+    return create_optimizer_v2(
+        model,
+        opt=options.opt,
+        lr=lr,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        layer_decay=options.layer_decay,
+        layer_decay_min_scale=options.layer_decay_min_scale,
+        **{key: value for key, value in kwargs.items() if value is not None},
+        **options.opt_kwargs,
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> tuple[Scheduler | None, int]:
+    """The learning-rate schedule, and the epochs to train with warm-up and cool-down; `steps` updates an epoch."""
+    return create_scheduler_v2(
+        optimizer,
+        **scheduler_kwargs(options, decreasing_metric=options.eval_metric == "loss"),
+        updates_per_epoch=steps,
+    )
 
 
 class Trainer:
@@ -93,23 +119,8 @@ class Trainer:
                 D.shard_fsdp(self.ema.module, world)
         else:
             self.model = D.wrap_ddp(model, world, broadcast_buffers=not options.no_ddp_bb)
-        kwargs = {key: getattr(options, f"opt_{key}") for key in ("eps", "betas")}
-        self.optimizer = create_optimizer_v2(
-            model,
-            opt=options.opt,
-            lr=lr,
-            weight_decay=options.weight_decay,
-            momentum=options.momentum,
-            layer_decay=options.layer_decay,
-            layer_decay_min_scale=options.layer_decay_min_scale,
-            **{key: value for key, value in kwargs.items() if value is not None},
-            **options.opt_kwargs,
-        )
-        self.scheduler, self.epochs = create_scheduler_v2(
-            self.optimizer,
-            **scheduler_kwargs(options, decreasing_metric=options.eval_metric == "loss"),
-            updates_per_epoch=train.steps,
-        )
+        self.optimizer = build_optimizer(model, options, lr)
+        self.scheduler, self.epochs = build_schedule(self.optimizer, options, train.steps)
         if self.scheduler is not None:
             self.scheduler.step_update(0)
         if options.torchcompile:

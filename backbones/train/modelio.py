@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
-from timm.models import load_state_dict, resolve_model_input_args
+from timm.models import get_model_input_config, load_state_dict, resolve_model_input_args
 from timm.utils.model import reparameterize_model
 from torch import nn
 
@@ -268,7 +268,7 @@ def _load_file(source: _Source, use_ema: bool, **kwargs: Any) -> tuple[nn.Module
 
 def _resize(model: nn.Module, name: str, size: Sequence[int]) -> None:
     """Tells a model that stores its image size about another one; models that take any size need nothing."""
-    if not (getattr(model, "pretrained_cfg", None) or {}).get("fixed_input_size"):
+    if not get_model_input_config(model)["fixed_input_size"]:
         return
     if not hasattr(model, "set_input_size"):
         raise ModelError(f"{name} takes one image size only: drop --img-size.")
