@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.modules.module as _module
+import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from timm.models._manipulate import MATCH_PREV_GROUP
@@ -13,10 +14,12 @@ from torch.utils._pytree import tree_leaves
 __all__ = [
     "MATCH_PREV_GROUP",
     "TorchDispatchMode",
+    "deform_conv2d_backward",
     "feature_take_indices",
     "has_global_hooks",
     "is_plain_eager",
     "onednn_conv2d",
+    "roi_align_backward",
     "softmax_backward",
     "tree_leaves",
     "update_model_input_size",
@@ -27,6 +30,10 @@ onednn_conv2d = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 
 # (gradient, softmax's output, dim, dtype of its input) -> gradient of the input, in one pass.
 softmax_backward = torch._softmax_backward_data
+
+# The backward passes of `torchvision.ops.deform_conv2d` and `roi_align`.
+deform_conv2d_backward = torch.ops.torchvision._deform_conv2d_backward
+roi_align_backward = torch.ops.torchvision._roi_align_backward
 
 
 def is_plain_eager() -> bool:

@@ -1,21 +1,17 @@
 """The dense-prediction side: multi-scale features of any model, in the form that detectors and segmentors take.
 
 Importing it registers `backbones.Backbone` and what else of ours configs of mmdet and mmseg name with mmengine, where
-that is installed: `custom_imports = dict(imports=["backbones.dense"])`.
-
-Raises:
-    OperatorsError: mmcv is there, but its compiled operators do not work.
+that is installed: `custom_imports = dict(imports=["backbones.dense"])`. Where mmcv has no working compiled operators,
+it gets those of `backbones.dense.ops`.
 """
 
 from importlib.util import find_spec
 
-from backbones.dense import ops
+from backbones.dense import ops  # noqa: F401
 from backbones.dense_backbone import DenseBackbone
 
 __all__ = ["DenseBackbone"]
 
-if find_spec("mmcv") is not None:
-    ops.require()
 if find_spec("mmengine") is not None:
     from backbones.dense.backbone import Backbone
     from backbones.dense.batch_norm import SyncBatchNormHook

@@ -1,117 +1,158 @@
-"""mmcv's compiled operators: that they work, and what is said where they do not."""
+"""Which operators mmcv gets: in every order of imports, beside compiled ones that work or not, without mmcv."""
 
 from __future__ import annotations
 
+import configparser
+import importlib.machinery
+import importlib.util
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from backbones.dense import ops
+from tests.openmmlab.folders import detection_config, write_coco
 
 ROOT = Path(__file__).parents[2]
-MMCV = Path(find_spec("mmcv").origin).parent
-IMPORT = "import backbones.dense as d; print(sorted(d.__all__))"
+PACKAGES = {name: Path(importlib.util.find_spec(name).origin).parent for name in ("mmcv", "mmdet")}
+PRINT = "import sys; print('operators:', type(sys.modules['mmcv._ext']).__name__)"
+OURS, COMPILED = "operators: Extension", "operators: module"
+
+NMS = """
+import torch
+def nms(boxes, scores, iou_threshold, offset):
+    return torch.tensor({kept})
+def get_compiling_cuda_version():
+    return "13.0"
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return print
+"""
 
 
-def run(*command: str, before: Path | None = None) -> subprocess.CompletedProcess:
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """The installed mmcv, file by file as links, without compiled operators, and this package as `pip` installs it."""
+    (tmp_path / "mmcv").mkdir()
+    for entry in PACKAGES["mmcv"].iterdir():
+        if not entry.name.startswith("_ext"):
+            (tmp_path / "mmcv" / entry.name).symlink_to(entry)
+    installed = tmp_path / "backbones-0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: backbones\nVersion: 0\n")
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["options"]["py_modules"] == "backbones_mmcv"
+    (installed / "entry_points.txt").write_text(f"[torch.backends]{setup['options.entry_points']['torch.backends']}\n")
+    return tmp_path
+
+
+def run(*command: str, before: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run Python in a fresh process, with modules in the folder `before` found first."""
-    path = os.pathsep.join(str(folder) for folder in (before, ROOT) if folder)
-    env = {**os.environ, "PYTHONPATH": path}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(before), str(ROOT)]), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=env)
 
 
-def copy_of_mmcv(folder: Path) -> Path:
-    """The installed mmcv, file by file as links, but for the compiled operators; returns where those would be."""
-    (folder / "mmcv").mkdir(parents=True)
-    for entry in MMCV.iterdir():
-        if not entry.name.startswith("_ext"):
-            (folder / "mmcv" / entry.name).symlink_to(entry)
-    (compiled,) = MMCV.glob("_ext*.so")
-    return folder / "mmcv" / compiled.name
-
-
-@pytest.mark.parametrize("name", ops.PROOFS)
-def test_operator(name):
-    torch.manual_seed(0)
-    ops.PROOFS[name](torch.device("cpu"))
-
-
-@pytest.mark.parametrize("name", ops.PROOFS)
-def test_a_wrong_operator_is_found(name, monkeypatch):
-    # The operators' inputs change on their way to mmcv alone, as if it computed something else.
-    import mmcv.ops as theirs
-
-    target = {
-        "nms": "nms",
-        "roi_align": "roi_align",
-        "deformable attention": "MultiScaleDeformableAttention",
-        "deformable convolution": "modulated_deform_conv2d",
-    }[name]
-    real = getattr(theirs, target)
-
-    def wrong(first, *args, **kwargs):
-        if not isinstance(first, torch.Tensor):
-            layer = real(first, *args, **kwargs)
-            layer.register_forward_hook(lambda module, inputs, out: out * 1.01)
-            return layer
-        return real(first.flip(0) if name == "nms" else first * 1.01, *args, **kwargs)
-
-    monkeypatch.setattr(theirs, target, wrong)
-    found = "compiled operators compute nonsense" if name == "nms" else f"{name} does not work on cpu"
-    with pytest.raises(ops.OperatorsError, match=rf"mmcv's {found}.* \(.*\): run `make setup-dense`"):
-        ops.prove("cpu")
-
-
-def test_the_tool_proves_the_installed_operators():
-    done = run("tools/dense/check_ops.py")
+def prints(expected: str, code: str, before: Path, **environment: str) -> str:
+    done = run("-c", f"{code}\n{PRINT}", before=before, **environment)
     assert done.returncode == 0, done.stderr
-    assert "nms, roi_align, deformable attention" in done.stdout and "work on cpu with torch" in done.stdout
+    assert done.stdout.splitlines()[-1] == expected
+    return done.stderr
 
 
-def test_operators_that_were_not_built(tmp_path):
-    copy_of_mmcv(tmp_path)
-    config = tmp_path / "config.py"
+def test_importing_mmdet_first(folder):
+    # mmseg makes do without an operator that it cannot import, and fails when it is called.
+    code = "import mmdet.models, mmseg.models.utils.point_sample as p, backbones.dense; assert p.point_sample"
+    assert "Warning" not in prints(OURS, code, folder)
+
+
+def test_configs_bring_them(folder):
+    # Where torch was told to import nothing by itself, or this package is a folder on the path.
+    config = folder / "config.py"
     config.write_text('custom_imports = dict(imports=["backbones.dense"], allow_failed_imports=False)')
-    through_mmengine = f"from mmengine.config import Config; Config.fromfile({str(config)!r})"
-    for code in (IMPORT, through_mmengine):
-        done = run("-c", code, before=tmp_path)
-        assert done.returncode == 1
-        last = done.stderr.strip().splitlines()[-1]
-        assert "OperatorsError: mmcv was installed without its compiled operators" in last
-        assert "make setup-dense" in last
+    code = f"from mmengine.config import Config; Config.fromfile({str(config)!r}); import mmcv.ops"
+    prints(OURS, code, folder, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
 
 
-def test_operators_that_were_built_for_another_torch(tmp_path):
-    compiled = copy_of_mmcv(tmp_path)
-    (real,) = MMCV.glob("_ext*.so")
-    code = real.read_bytes()
-    symbol = code.index(b"_ZN2at4_ops")  # a function that this torch has
-    compiled.write_bytes(code[: symbol + 8] + b"OPS" + code[symbol + 11 :])
-    for command in (("-c", IMPORT), ("tools/dense/check_ops.py",)):
-        done = run(*command, before=tmp_path)
-        assert done.returncode == 1
-        last = done.stderr.strip().splitlines()[-1]
-        assert f"were built for another torch than the installed {torch.__version__} (" in last
-        assert "undefined symbol" in last and "make setup-dense" in last
+def test_tools_of_mmdet(folder, tmp_path_factory):
+    # Their imports come before the config's; a spawned data loader's process imports everything anew.
+    case = tmp_path_factory.mktemp("mmdet")
+    data = write_coco(case / "data", count=2)
+    config = detection_config(case / "config.py")
+    config.write_text(f"{config.read_text()}\nwork_dir = {str(case / 'run')!r}\n")
+    torch.save({"state_dict": {}}, case / "weights.pth")
+    options = [
+        f"test_dataloader.dataset.data_root={data}",
+        "test_dataloader.dataset.metainfo.classes=('red','green','blue')",
+        f"test_evaluator.ann_file={data}/annotations/instances_val2017.json",
+        "model.roi_head.bbox_head.num_classes=3",
+        "model.roi_head.mask_head.num_classes=3",
+        "test_dataloader.num_workers=1",
+        "test_dataloader.multiprocessing_context=spawn",
+    ]
+    tool = PACKAGES["mmdet"] / ".mim" / "tools" / "test.py"
+    done = run(str(tool), str(config), str(case / "weights.pth"), "--cfg-options", *options, before=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "bbox_mAP_50" in done.stdout
+
+
+def test_compiled_operators_that_work_are_left_alone(folder):
+    (folder / "mmcv" / "_ext.py").write_text(NMS.format(kept="[0, 2]"))
+    assert "Warning" not in prints(COMPILED, "import mmcv.ops, backbones.dense", folder)
+
+
+@pytest.mark.parametrize("fault", ["of another torch", "wrong numbers", "fails when called"])
+def test_compiled_operators_that_do_not_work_are_not_used(folder, fault):
+    if fault == "of another torch":
+        (folder / "mmcv" / f"_ext{importlib.machinery.EXTENSION_SUFFIXES[0]}").write_bytes(b"\x7fELF nothing")
+    else:
+        body = NMS.format(kept="[0, 1]" if fault == "wrong numbers" else "[0] + None")
+        (folder / "mmcv" / "_ext.py").write_text(body)
+    said = prints(OURS, "import mmcv.ops, backbones.dense", folder)
+    assert f"mmcv's compiled operators do not work with torch {torch.__version__} (" in said
+
+
+def test_compiled_operators_that_were_imported_too_early(folder):
+    (folder / "mmcv" / "_ext.py").write_text(NMS.format(kept="[0, 1]"))
+    code = "import mmcv.ops, torch, backbones.dense; print(mmcv.ops.nms(torch.zeros(1, 4), torch.ones(1), 0.5))"
+    prints(OURS, code, folder, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+
+
+def test_torch_pays_nothing_for_it(folder):
+    code = (
+        "import sys, torch; print(sorted(name for name in sys.modules if 'backbones' in name), 'timm' in sys.modules)"
+    )
+    done = run("-c", code, before=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("'backbones_mmcv'] False")
 
 
 def test_without_any_of_openmmlabs_packages(tmp_path):
-    for entry in MMCV.parent.iterdir():
+    for entry in PACKAGES["mmcv"].parent.iterdir():
         if not entry.name.startswith(("mm", "onedl")):
             (tmp_path / entry.name).symlink_to(entry)
-    done = run("-S", "-c", IMPORT, before=tmp_path)  # without site-packages, but for the links
+    done = run("-S", "-c", "import backbones.dense as d; print(sorted(d.__all__))", before=tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "['DenseBackbone']"), done.stderr
-    done = run("-S", "tools/dense/check_ops.py", before=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith("dense prediction needs mmcv, which is not installed: run")
+    done = run("-S", "tools/dense/train.py", before=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "error: dense prediction needs mmengine, which is not installed: "
+        "run `pip install 'backbones[dense]'`, or `make setup-dense` in a clone."
+    )
 
 
-def test_weights_do_not_need_operators(tmp_path):
+def test_the_tool_proves_the_operators(folder):
+    done = run("tools/dense/check_ops.py", before=folder)
+    assert done.returncode == 0, done.stderr
+    assert "operators of mmcv: those of backbones" in done.stdout and "WRONG" not in done.stdout
+
+
+def test_weights_do_not_need_operators(folder):
     # A broken mmcv must not break classification, although the store of weights knows dense backbones, too.
-    copy_of_mmcv(tmp_path)
-    done = run("-c", "import backbones.checkpoints, sys; print('mmcv' in sys.modules)", before=tmp_path)
+    (folder / "mmcv" / "__init__.py").unlink()
+    (folder / "mmcv" / "__init__.py").write_text("raise ImportError")
+    done = run("-c", "import backbones.checkpoints, sys; print('mmcv' in sys.modules)", before=folder)
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr

@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import sys
 
-try:
-    from backbones.dense.scenes import main
-except RuntimeError as error:  # mmcv is there, but does not work
-    sys.exit(str(error))
+from backbones.dense.scenes import main
 
 if __name__ == "__main__":
     sys.exit(main())

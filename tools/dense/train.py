@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import sys
 
-try:
-    from backbones.dense.ops import start
-except RuntimeError as error:  # mmcv is there, but does not work
-    sys.exit(str(error))
+from backbones.dense.ops import start
 
 if __name__ == "__main__":
     sys.exit(start("cli_train:main"))

@@ -1,0 +1,3 @@
+"""Gives mmcv its operators before a test imports mmdet or mmseg, as an installed package does at torch's import."""
+
+import backbones.dense.ops  # noqa: F401
