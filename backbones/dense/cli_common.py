@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -14,9 +14,11 @@ from rich.table import Table
 
 from backbones.checkpoints import WeightsError
 from backbones.dense.config import DenseError, load_config
+from backbones.dense.data_check import problems
 from backbones.dense.ops import OperatorsError
+from backbones.dense.reading import Reader
 from backbones.processes import keep_freed_memory, leave_processes
-from backbones.terminal import messages
+from backbones.terminal import counting_bar, messages
 
 #: Messages go to stderr, results to stdout. Off a terminal, lines are not folded.
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -48,6 +50,33 @@ def say(text: str) -> None:
     """A message for the user, on stderr; of many processes, the first speaks."""
     if is_main_process():
         messages.print(text, markup=False, soft_wrap=True)
+
+
+def add_data_check(parser: argparse.ArgumentParser) -> None:
+    """The flag that `check_data` answers."""
+    parser.add_argument(
+        "--check-data",
+        action="store_true",
+        help="only look at all data, images and maps included, and report every problem; exit code 1 if there is one",
+    )
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> int:
+    """Reports every problem of the data on stdout; returns the exit code: 1 if there is one."""
+    remarks: list[str] = []
+    count = 0
+    with counting_bar() as bar:
+
+        def progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+            return bar.track(items, total, description=what)
+
+        for problem in problems(cfg, splits, Reader(whole=True, progress=progress), remarks):
+            count += 1
+            console.print(problem, markup=False, soft_wrap=True)
+    for remark in remarks:
+        say(remark)
+    say(f"{count or 'no'} problem{'s' * (count != 1)} in the data of {', '.join(splits)}")
+    return 1 if count else 0
 
 
 def show_rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from backbones.dense import runner
 from backbones.dense.analysis import browse, plot_run, read_scalars
 from backbones.dense.cli_common import guarded, parser_of, read_config, say, show_rows
-from backbones.dense.config import DenseError, check
+from backbones.dense.config import DenseError
 from backbones.dense.costs import build_model, count_macs
+from backbones.dense.data_check import check
 from backbones.profiling import count_parameters
 
 

@@ -11,19 +11,23 @@ from mmengine.dist import is_main_process
 
 from backbones.dense import runner
 from backbones.dense.checkpoint import load_weights
-from backbones.dense.cli_common import guarded, parser_of, read_config, say, show_rows
-from backbones.dense.config import DenseError, check, datasets
+from backbones.dense.cli_common import add_data_check, check_data, guarded, parser_of, read_config, say, show_rows
+from backbones.dense.config import DenseError, datasets
+from backbones.dense.data_check import check
 from backbones.files import replacing
 
 
-def run(argv: Sequence[str] | None) -> None:
+def run(argv: Sequence[str] | None) -> int:
     """Tests as the command line says; the metrics go to stdout and to `metrics.json` in the work folder."""
     parser = parser_of("test", __doc__)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file or address: ours or the authors'")
     parser.add_argument("--tta", action="store_true", help="multi-scale test with flips, where the config has one")
     parser.add_argument("--out", metavar="FILE", help="json of the metrics (default: metrics.json in the work folder)")
+    add_data_check(parser)
     args = parser.parse_args(argv)
     cfg = runner.without_starting_weights(read_config(args))
+    if args.check_data:
+        return check_data(cfg, ["test"])
     for remark in check(cfg, ["test"]):
         say(remark)
     if args.tta:
@@ -40,12 +44,13 @@ def run(argv: Sequence[str] | None) -> None:
     with runner.translated():
         metrics = job.test()
     if not is_main_process():
-        return
+        return 0
+    show_rows(f"{args.checkpoint}", list(metrics.items()))
     out = Path(args.out or Path(cfg.work_dir) / "metrics.json")
     with replacing(out) as aside:
         aside.write_text(json.dumps(metrics, indent=1, default=float) + "\n", encoding="utf-8")
-    show_rows(f"{args.checkpoint}", list(metrics.items()))
     say(f"wrote {out}")
+    return 0
 
 
 def _test_time_augmentation(cfg: Config) -> None:

@@ -12,9 +12,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 from backbones.dense import scenes
-from backbones.dense.config import check, load_config
+from backbones.dense.config import load_config
 from backbones.dense.config_table import CONFIGS
 from backbones.dense.costs import build_model
+from backbones.dense.data_check import check
 
 DEMOS = {task: CONFIGS / task / "demo.py" for task in ("detection", "segmentation")}
 
