@@ -1,4 +1,5 @@
 # make demo: train, validate and predict on embedded digits.   make test: lint and the whole test suite.
+# make test-all: the same, with tests that take long or need tools of the interop extra, which it installs.
 # make demo-detection, make demo-segmentation: the same for a detector and a segmentor, on digits in photographs.
 # make setup-dense: install what detection and segmentation need; nothing is compiled.
 # make test-latest: the test suite on the newest releases of all that it needs, in an environment of its own.
@@ -13,7 +14,7 @@ DEMO := runs/demo
 DETECTION := output/demo-detection
 SEGMENTATION := output/demo-segmentation
 
-.PHONY: help demo demo-detection demo-segmentation test test-latest prove-ops lint format clean setup-dense
+.PHONY: help demo demo-detection demo-segmentation test test-all test-latest prove-ops lint format clean setup-dense
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,12 @@ $(VENV)/.dense: setup.cfg constraints.txt | $(BIN)/python
 	@echo "== installing backbones and OpenMMLab's packages into $(VENV)"
 	$(PIP) install -q -c constraints.txt -e '.[dense]'
 	@touch $@ $(VENV)/.core
+
+# After OpenMMLab's packages, as installing these may move what both need.
+$(VENV)/.interop: setup.cfg constraints.txt $(VENV)/.dev | $(VENV)/.dense
+	@echo "== installing tools that backbones is tested with into $(VENV)"
+	$(PIP) install -q -c constraints.txt -e '.[interop]'
+	@touch $@
 
 setup-dense: $(VENV)/.dense
 
@@ -90,6 +97,9 @@ format: $(VENV)/.dev
 
 test: lint $(VENV)/.dense
 	$(BIN)/python -m pytest -q -n 2
+
+test-all: lint $(VENV)/.dense $(VENV)/.interop
+	$(BIN)/python -m pytest -q -n 2 -m 'extra or not extra'
 
 test-latest:
 	$(PYTHON) -m venv $(LATEST)

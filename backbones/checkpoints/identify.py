@@ -63,7 +63,7 @@ def _shapes(state: Mapping[str, torch.Tensor], family: Family) -> dict[str, tupl
         if key.endswith((f"{family.classifier}.weight", f"{family.classifier}.bias")):
             shape = shape[1:]
         elif key.endswith(f"{family.first_conv}.weight"):
-            shape = (shape[0], *shape[2:])
+            shape = shape[:1] + shape[2:]
         if not key.endswith(".num_batches_tracked"):
             found[key] = shape
     return found

@@ -22,6 +22,7 @@ _LENGTH = 200  # characters of a key in a message
 # What a file states, in bytes, is at most so many times its own size, and so much more. Weights hardly compress, but
 # some tensors are views of others, and constant ones may be views of a single number.
 _RATIO, _ROOM = 4, 1 << 28
+_MOST = 20_000  # tensors of a model; ten times those of the largest
 _ZIP, _COMPRESSED = b"PK\x03\x04", (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"(\xb5/\xfd")
 
 
@@ -142,12 +143,15 @@ def tensors_of(checkpoint: Mapping[str, Any], source: str | Path) -> dict[str, t
     Raises:
         WeightsError: There are none, or some are of a kind that no model of the zoo takes.
     """
-    tensors = {key: value for key, value in unwrap_checkpoint(checkpoint).items() if isinstance(value, torch.Tensor)}
-    if not tensors:
+    state = unwrap_checkpoint(checkpoint)
+    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    if not tensors or any(isinstance(value, dict) for value in state.values()):  # such as the state of a run
         raise WeightsError(
             f"{source} holds no weights at its top level, 'state_dict' or 'model' (it has "
             f"{some(checkpoint) or 'nothing'}): give a file of weights."
         )
+    if len(tensors) > _MOST:
+        raise WeightsError(f"{source} holds {len(tensors)} tensors, more than any model has: get a good copy of it.")
     for key, value in tensors.items():
         kind = _odd_kind(value)
         if kind is not None:

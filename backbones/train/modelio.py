@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import yaml
-from safetensors import SafetensorError
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
-from timm.models import get_model_input_config, load_state_dict, resolve_model_input_args
+from timm.models import get_model_input_config, resolve_model_input_args
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from backbones.checkpoints import WeightsError, renamed
+from backbones.checkpoints import WeightsError, averaged, read_checkpoint, renamed, tensors_of
 from backbones.checkpoints.convert import misfit
 from backbones.checkpoints.report import LoadReport, load_report, record_loading
 from backbones.checkpoints.store import file_sha256
@@ -153,16 +152,10 @@ def _read_weights(path: Path, use_ema: bool) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelError(f"Checkpoint {path} does not exist.")
     try:
-        state = load_state_dict(str(path), use_ema=use_ema, weights_only=True)
-    except (RuntimeError, OSError, EOFError, SafetensorError, ValueError, KeyError, AttributeError) as error:
-        raise ModelError(f"Cannot read checkpoint {path}: {str(error).splitlines()[0]}") from error
-    tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    if not tensors or any(isinstance(value, (dict, list)) for value in state.values()):
-        raise ModelError(
-            f"{path} holds no model weights at its top level, 'state_dict' or 'model' (it has "
-            f"{', '.join(list(state)[:5]) or 'nothing'}): give a file of weights such as best.safetensors."
-        )
-    return tensors
+        checkpoint = read_checkpoint(path)
+        return tensors_of(averaged(checkpoint) if use_ema else checkpoint, path)
+    except WeightsError as error:
+        raise ModelError(str(error)) from error
 
 
 def _class_hint(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from backbones.checkpoints import Store
 from backbones.checkpoints.cli import main
+from backbones.checkpoints.store import file_sha256
 from tests.checkpoints.zoo import TINY_NAME, as_published, listing, publish, same, tiny_state
 
 STATE = tiny_state()
@@ -140,6 +141,25 @@ def test_verify_loads(run, published, store):
         store.put(TINY_NAME, {"a": torch.ones(1)}, source="x", source_sha256="0", license=None, num_classes=1000)
     code, _, err = run("verify")
     assert code == 1 and "does not fit nat_m" in err
+
+
+def test_verify_goes_on(run, published, store):
+    """A file that is as recorded and cannot be read does not hide the next."""
+    names = ["nat_m.in1k", "nat_s.in1k", "shvit_s1.in1k", "van_b0.in1k"]
+    store.folder.mkdir()
+    for name in names:
+        store.path(name).write_bytes(b"\x40\0\0\0\0\0\0\0{damaged")
+        digest = file_sha256(store.path(name))
+        record = dict(source="x", source_sha256="", sha256=digest, date="", license="", num_classes=1000)
+        store.sidecar(name).write_text(json.dumps(record))
+    store.sidecar(names[3]).write_text(json.dumps({**record, "num_classes": "1000"}))
+    code, out, err = run("verify")
+    assert code == 1
+    assert out.splitlines()[:-1] == [f"FAILED  {name}" for name in names]
+    assert out.endswith(f"0 of 4 in {store.folder} are as recorded and load\n")
+    lines = err.splitlines(keepends=True)
+    assert len(lines) == 4 and all("is truncated or not a checkpoint" in error(line) for line in lines[:3])
+    assert "num_classes is not of type int" in lines[3]
 
 
 def test_identify(run, tmp_path):
