@@ -14,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from backbones.layers.norm import LayerNorm2d
@@ -41,6 +42,7 @@ class DenseBackbone(nn.Module):
         pretrained: Load the tag's published ImageNet weights; `backbones.checkpoints.load_into` loads dense files.
         in_chans: Image channels.
         drop_path_rate: Stochastic depth of the last block; the model's default if None.
+        drop_values: Drop single values of residual branches where stochastic depth drops whole branches.
         grad_checkpointing: Recompute activations in the backward pass.
         frozen_stages: Freeze the stem (0) and that many stages (1, ...): no gradients, always in evaluation mode.
             Output norms are trained, as no ImageNet file holds them. -1 freezes nothing.
@@ -62,6 +64,7 @@ class DenseBackbone(nn.Module):
         pretrained: bool = False,
         in_chans: int = 3,
         drop_path_rate: float | None = None,
+        drop_values: bool = False,
         grad_checkpointing: bool = False,
         frozen_stages: int = -1,
         norm_eval: bool = False,
@@ -84,6 +87,8 @@ class DenseBackbone(nn.Module):
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.out_indices = out_indices
         self.model = self.create_model(pretrained)
+        if drop_values:
+            _drop_values(self.trunk)
         info = self._info()
         self.channels = [info[i]["num_chs"] for i in self.out_indices]
         self.reductions = [info[i]["reduction"] for i in self.out_indices]
@@ -255,6 +260,14 @@ def _family(name: str) -> Family | None:
 def _norms_stages(model: nn.Module) -> bool:
     """Whether every stage of a model of the zoo hands its map on through a norm (`Stage.norm`)."""
     return not any(isinstance(stage.norm, nn.Identity) for stage in model.stages)
+
+
+def _drop_values(model: nn.Module) -> None:
+    """Put plain dropout in the place of stochastic depth, at the same rates."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, DropPath):
+                setattr(module, name, nn.Dropout(child.drop_prob))
 
 
 def _build(name: str, pretrained: bool = False, **args: Any) -> nn.Module:

@@ -77,13 +77,23 @@ def test_mask2former_decays_all_but_norms_and_embeddings(name):
     assert {key: pytest.approx(value) for key, value in groups.items()} == expected
 
 
-@pytest.mark.parametrize("method", ["cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-896x896"])
-def test_maxvit_decays_kernels_alone(method):
-    groups, model = _groups(f"detection/maxvit/{method}")
+def test_cascade_rcnn_of_maxvit_decays_everything():
+    groups, _ = _groups("detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-896x896")
+    assert set(groups.values()) == {(1.0, 1.0)}
+
+
+def test_retinanet_of_maxvit_decays_kernels_of_neck_and_heads():
+    groups, model = _groups("detection/maxvit/retinanet_maxvit-b_fpn_32xb8-amp-72e_coco-640x640")
     for prefix, module in model.named_modules():
         for key, _ in module.named_parameters(recurse=False):
-            free = isinstance(module, NORMS) or key in ("bias", "relative_position_bias_table")
-            assert groups[f"{prefix}.{key}"] == (1.0, 0.0 if free else 1.0), f"{prefix}.{key}"
+            kernel = isinstance(module, nn.Conv2d) and key == "weight" and not prefix.startswith("backbone.")
+            assert groups[f"{prefix}.{key}"] == (1.0, float(kernel)), f"{prefix}.{key}"
+
+
+@pytest.mark.parametrize("name", [name for name in PATHS if "amp" in name and "maxvit" not in name])
+def test_losses_are_scaled_as_mmcv_does(name):
+    """Where the authors' configs name no scale, it was 512."""
+    assert load_config(name).optim_wrapper.loss_scale == 512.0
 
 
 @pytest.mark.parametrize("method", ["segformer", "semantic-fpn"])
@@ -162,7 +172,7 @@ def test_rates_of_maxvit_fall_from_the_first_iteration(name, length):
 
 
 def test_average_of_maxvits_weights_warms_up():
-    """The share that stays is (1 + t) / (10 + t) until that is 0.9998."""
+    """The share that stays is t / (9 + t) in update t, until that is 0.9998."""
     (options,) = load_config(
         "detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-896x896"
     ).custom_hooks

@@ -15,6 +15,7 @@ from mmengine.registry import HOOKS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
+from timm.layers import DropPath
 from torch import nn
 
 from backbones.dense.costs import build_model
@@ -24,6 +25,7 @@ from tests.openmmlab.test_configs import PATHS, STEPS, TINY_DINAT
 
 HEIGHT, WIDTH = 300, 400  # of the image of the multi-scale tests
 SHORT_SIDES = {512: (256, 384, 512, 640, 768, 896), 640: (320, 480, 640, 800, 960, 1120)}
+MAXVIT_RETINANET = "detection/maxvit/retinanet_maxvit-b_fpn_32xb8-amp-72e_coco-640x640"
 CITYSCAPES = (512, 768, 1024, 1280, 1536, 1792)
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
@@ -141,6 +143,13 @@ def test_maxvits_first_stage_ignores_what_half_overlaps(name):
     assert [(a.pos_iou_thr, a.neg_iou_thr) for a in roi_head.bbox_assigner] == [(0.6, 0.5), (0.7, 0.7)]
 
 
+@pytest.mark.parametrize("name", [name for name in STEPS if "cascade-mask-rcnn_maxvit" in name] + [MAXVIT_RETINANET])
+def test_pyramid_of_maxvit_has_norms_behind_its_outputs_alone(name):
+    neck = build_model(load_config(name), "meta").neck
+    assert not any(conv.with_norm for conv in neck.lateral_convs)
+    assert [conv.norm.eps for conv in neck.fpn_convs] == [1e-3] * 5
+
+
 PADDED = {"coco": 1024, "ade20k": 640, "cityscapes": 128}  # Cityscapes' crops are all of one size
 
 
@@ -164,6 +173,19 @@ def test_mask2former_trains_on_images_of_one_size(name):
     if "panoptic" in name:
         labels = batch["data_samples"][0].gt_sem_seg.sem_seg
         assert labels.shape[1:] == (side, side) and labels[0, -1, -1] == 255
+
+
+@pytest.mark.parametrize("name", [name for name in PATHS if "/smt/" in name])
+def test_backbones_of_smt_drop_single_values(name):
+    """As the authors' dense code does; DINO was trained by other code."""
+    cfg = load_config(name)
+    backbone = build_model(cfg, "meta").backbone
+    rates = [m.p for m in backbone.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    paths = [m.drop_prob for m in backbone.modules() if isinstance(m, DropPath)]
+    found, other = (paths, rates) if "dino" in name else (rates, paths)
+    assert not other
+    assert len(found) == 2 * (sum(len(stage.blocks) for stage in backbone.model.stages) - 1)
+    assert max(found) == pytest.approx(cfg.model.backbone.drop_path_rate) == (0.3 if "smt-b" in name else 0.2)
 
 
 # ------------------------------------------------------------------------------------------------------------ BatchNorm
@@ -212,7 +234,7 @@ def test_batch_norm_is_synchronised_where_the_authors_do(name):
 
 
 def test_retinanet_of_maxvit_synchronises_its_backbone_alone():
-    cfg = load_config("detection/maxvit/retinanet_maxvit-b_fpn_32xb8-amp-72e_coco-640x640")
+    cfg = load_config(MAXVIT_RETINANET)
     model = _as_in_a_distributed_run(cfg, build_model(cfg, "meta"))
     found = {key: _kinds(part) for key, part in model.named_children() if _kinds(part)}
     assert found == {"backbone": {"synchronised"}, "neck": {"plain"}, "bbox_head": {"plain"}}

@@ -7,9 +7,10 @@ roi_levels = dict(featmap_strides=[8, 16, 32, 64, 128], finest_scale=112)
 model = dict(
     type="CascadeRCNN",
     backbone=dict(out_indices=(1, 2, 3), out_norm=None),
-    neck=dict(add_extra_convs="on_output", relu_before_extra_convs=True, norm_cfg=norm_cfg),
+    neck=dict(add_extra_convs="on_output", relu_before_extra_convs=True, norm_cfg=norm_cfg, no_norm_on_lateral=True),
     rpn_head=dict(
         num_convs=2,
+        loss_bbox=dict(_delete_=True, type="SmoothL1Loss", beta=1.0 / 9.0, loss_weight=1.0),
         anchor_generator=dict(
             _delete_=True,
             type="AnchorGenerator",

@@ -12,7 +12,7 @@ model = dict(
 )
 optim_wrapper = dict(
     type="AmpOptimWrapper",
-    loss_scale="dynamic",
+    loss_scale=512.0,
     paramwise_cfg=dict(
         custom_keys={
             # these BatchNorms have no "norm" in the authors' names, so they are decayed

@@ -9,7 +9,7 @@ model = dict(
     backbone=dict(model="dinat_s_t", pretrained="in1k", dilations="coco_s", drop_path_rate=0.3),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+optim_wrapper = dict(type="AmpOptimWrapper", loss_scale=512.0)
 published = dict(
     box_ap=51.0,
     mask_ap=44.1,

@@ -9,7 +9,7 @@ model = dict(
     backbone=dict(model="dinat_m", pretrained="in1k", dilations="coco", drop_path_rate=0.2),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+optim_wrapper = dict(type="AmpOptimWrapper", loss_scale=512.0)
 published = dict(
     box_ap=47.2,
     mask_ap=42.5,

@@ -9,7 +9,11 @@ model = dict(
     data_preprocessor=dict(pad_size_divisor=640),
     backbone=dict(model="maxvit_b", pretrained="in1k", img_size=640, out_norm=None, drop_path_rate=0.7),
     neck=dict(
-        in_channels=[192, 384, 768], add_extra_convs="on_output", relu_before_extra_convs=True, norm_cfg=norm_cfg
+        in_channels=[192, 384, 768],
+        add_extra_convs="on_output",
+        relu_before_extra_convs=True,
+        norm_cfg=norm_cfg,
+        no_norm_on_lateral=True,
     ),
     # BatchNorm of its own on every level; losses in the authors' scale, which averages over the four coordinates
     bbox_head=dict(
@@ -43,10 +47,12 @@ optim_wrapper = dict(
     type="AmpOptimWrapper",
     dtype="bfloat16",
     optimizer=dict(type="SGD", lr=0.32, momentum=0.9, weight_decay=0.0001),
+    # kernels of neck and heads alone are decayed; the heads of all levels have the same ones
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
-        custom_keys={"relative_position_bias_table": dict(decay_mult=0.0)},
+        custom_keys={"backbone": dict(decay_mult=0.0)},
+        bypass_duplicate=True,
     ),
 )
 param_scheduler = [

@@ -6,7 +6,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(model="smt_s", pretrained="in1k", drop_path_rate=0.2),
+    backbone=dict(model="smt_s", pretrained="in1k", drop_path_rate=0.2, drop_values=True),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )
 optim_wrapper = dict(

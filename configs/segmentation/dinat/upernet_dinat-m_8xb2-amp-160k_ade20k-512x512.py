@@ -10,7 +10,7 @@ model = dict(
     decode_head=dict(in_channels=[64, 128, 256, 512]),
     auxiliary_head=dict(in_channels=256),
 )
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+optim_wrapper = dict(type="AmpOptimWrapper", loss_scale=512.0)
 published = dict(
     miou=45.8,
     miou_ms=47.2,

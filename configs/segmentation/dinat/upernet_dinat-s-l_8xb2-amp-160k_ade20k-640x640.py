@@ -11,7 +11,7 @@ model = dict(
     decode_head=dict(in_channels=[192, 384, 768, 1536]),
     auxiliary_head=dict(in_channels=768),
 )
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+optim_wrapper = dict(type="AmpOptimWrapper", loss_scale=512.0)
 published = dict(
     miou=53.4,
     miou_ms=54.6,

@@ -10,7 +10,7 @@ model = dict(
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
 )
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+optim_wrapper = dict(type="AmpOptimWrapper", loss_scale=512.0)
 published = dict(
     miou=46.0,
     miou_ms=47.4,
