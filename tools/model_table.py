@@ -1,7 +1,7 @@
-"""Write the model table of README.md: measured parameters and GMACs, published top-1, parity error.
+"""Write the tables of models: docs/models.md, and the row a family in README.md.
 
-python tools/model_table.py            # measure everything (a few minutes) and rewrite the table
-python tools/model_table.py --check    # exit 1 if parameters, GMACs or top-1 in README.md are not what is measured
+python tools/model_table.py            # measure everything (a few minutes) and rewrite both
+python tools/model_table.py --check    # exit 1 if parameters, GMACs or top-1 there are not what is measured
 """
 
 from backbones.model_table import main

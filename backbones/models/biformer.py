@@ -6,9 +6,9 @@
 - A depthwise convolution before each block as position encoding, and one on the values (LePE).
 - BiFormer-STL: the same attention in Swin-T's layout, the paper's ablation; `_nchw` is its later, refactored form.
 
-Published traps: routed attention scales its logits by the whole width ** -0.5, full attention by (width of a head) **
--0.5 with 8 heads at every width; LePE of full attention reads the block's input, in the nchw model the values; padding
-is never masked.
+Differences from the paper: routed attention scales its logits by the whole width ** -0.5, full attention by (width of a
+head) ** -0.5 with 8 heads at every width; LePE of full attention reads the block's input, in the nchw model the values;
+padding is never masked.
 """
 
 from __future__ import annotations

@@ -5,11 +5,12 @@
   within dilated windows (remote) by the same queries and keys.
 - EMO v1 (Zhang et al., ICCV 2023, arXiv 2301.01146) as the authors' later code has it: remote attention only.
 
-Published traps: the epsilon of all norms is 1e-6, and matters, as layer scales of 1e-6 also act on the blocks without
-shortcut; the depthwise convolution has BatchNorm and SiLU in all stages; padding is attended to, so results depend on
-the window (7 at 224 pixels, 8 at 256 and 512, 10 in dense models); the README's test command for the 512-pixel file
-names the model with window 7. Neither the code nor the weights state a licence. Those layer scales also mean that a new
-model is of use in evaluation only after some hundred steps, when BatchNorm's statistics have left their initial 1.
+Differences from the paper: the epsilon of all norms is 1e-6, and matters, as layer scales of 1e-6 also act on the
+blocks without shortcut; the depthwise convolution has BatchNorm and SiLU in all stages; padding is attended to, so
+results depend on the window (7 at 224 pixels, 8 at 256 and 512, 10 in dense models); the README's test command for the
+512-pixel file names the model with window 7. Neither the code nor the weights state a licence. Those layer scales also
+mean that a new model is of use in evaluation only after some hundred steps, when BatchNorm's statistics have left their
+initial 1.
 """
 
 from __future__ import annotations

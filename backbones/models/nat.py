@@ -6,8 +6,9 @@
 - DiNAT_s: Swin's layout (patch embedding and patch merging) with both window attentions replaced.
 - Isotropic NAT and DiNAT, and their global-attention baseline ViT-rpb: one 14 x 14 map throughout.
 
-Published traps: nat_s has layer scale and dinat_s (DiNAT-Small) has none; the 384 kernel-11 model keeps the dilations
-of 224; the "in1k" DiNAT-Large and DiNAT_s-Large files are pre-trained on ImageNet-22K.
+Differences from the paper: nat_s has layer scale and dinat_s (DiNAT-Small) has none; the 384 kernel-11 model keeps the
+dilations of 224; the "in1k" DiNAT-Large and DiNAT_s-Large files are pre-trained on ImageNet-22K; the authors decay
+tables of position bias on ImageNet, though their models ask not to, and not in detectors and segmentors.
 """
 
 from __future__ import annotations

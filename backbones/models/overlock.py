@@ -9,8 +9,9 @@ This is the one family in which a second map crosses a stage boundary: stage 3 (
 context to stage 4. A focus block's map is the pair [features, context] joined on channels, and so are the outputs of
 both stages.
 
-Published traps: the layer scales sit on the shortcuts and have a bias; dense models feed stage 3 with the normed
-stride-8 output; the published parameter counts are those of the merged form.
+Differences from the paper: the layer scales sit on the shortcuts and have a bias; dense models feed stage 3 with the
+normed stride-8 output; the published parameter counts are those of the merged form; tables of position bias, layer
+scales and response norms are decayed.
 """
 
 from __future__ import annotations

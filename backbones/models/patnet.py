@@ -5,11 +5,11 @@
 - PAT_sf, stage 4: they attend to each other's positions, with a bias for Euclidean distances.
 - PAT_sp, in the MLP: half of its output is gated position by position.
 
-Everything is as in the authors' PartialNet (arXiv 2502.01303) without dynamic convolution. Published traps: settings
-files switch PAT_sp on for T1 alone, although the papers describe it as part of the network, and the detection configs
-build S, M and L with FasterNet's sizes, so which sizes gave the papers' numbers is not known; standard deviations are
-unbiased, so that stage 3 needs more than one position (images of 32 pixels); blocks of stage 4 have two residuals, the
-others one. No weights are published.
+Everything is as in the authors' PartialNet (arXiv 2502.01303) without dynamic convolution. Differences from the paper:
+settings files switch PAT_sp on for T1 alone, although the papers describe it as part of the network, and the detection
+configs build S, M and L with FasterNet's sizes, so which sizes gave the papers' numbers is not known; standard
+deviations are unbiased, so that stage 3 needs more than one position (images of 32 pixels); blocks of stage 4 have two
+residuals, the others one. No weights are published.
 """
 
 from __future__ import annotations

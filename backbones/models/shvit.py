@@ -4,8 +4,8 @@ Yun and Ro, CVPR 2024, arXiv 2401.16456. Three stages at strides 16 to 64; atten
 channels. Fused files (one convolution for each with its BatchNorm) fit what `timm.utils.model.reparameterize_model`
 makes of timm's model. Detectors add finer levels by transposed convolutions, see `backbones.dense.necks`.
 
-Published traps: the authors' downsampling stands at the head of the next stage's blocks, which start at number 3; the
-cost and accuracy of S4 are those of 256 x 256 images.
+Differences from the paper: the authors' downsampling stands at the head of the next stage's blocks, which start at
+number 3; the cost and accuracy of S4 are those of 256 x 256 images.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Lin, Wu, Chen, Huang and Jin, ICCV 2023, arXiv 2307.08579. Early stages multiply
 convolutions of four sizes; the third stage alternates this modulation with global attention, the last is all attention.
 No position encoding but depthwise convolutions on values and in MLPs.
 
-Published traps: paper and README count SMT-S as 20.5 M to 21 M parameters, but its published depths and weights have
-22.6 M; the authors' dense code calls the convolution on values by another name than their classifiers, so that theirs
-starts at random there, and it has no layer scale, so that the large model does not fit it.
+Differences from the paper: paper and README count SMT-S as 20.5 M to 21 M parameters, but its published depths and
+weights have 22.6 M; the authors' dense code calls the convolution on values by another name than their classifiers, so
+that theirs starts at random there, and it has no layer scale, so that the large model does not fit it.
 """
 
 from __future__ import annotations

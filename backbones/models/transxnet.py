@@ -6,7 +6,7 @@
   other maps.
 - The MLP has depthwise convolutions of four kernel sizes in its hidden layer (MS-FFN).
 
-Published traps: the norms are over channels and positions together, not over channels; BatchNorm follows the
+Differences from the paper: the norms are over channels and positions together, not over channels; BatchNorm follows the
 activation, but for the reductions; heads are counted on half of the channels; the position tables are decayed; the
 384-pixel model is the 224-pixel one with its tables interpolated.
 """

@@ -5,9 +5,9 @@
 - A convolutional pyramid of pre-norm blocks with BatchNorm and layer scale; the MLPs have a depthwise convolution.
 - Every stage ends in a LayerNorm, whose output the next stage, the head and dense predictors take.
 
-Published traps: mean and std are 0.5 (with ImageNet's B0 loses 3.4 points); the LayerNorms' epsilon is 1e-6 in
-classifiers and 1e-5 in segmentors; attention adds its normed input inside of the layer scale; the depthwise convolution
-of the MLP replaces its input, where SMT and others add it; B6 alone has a third width of 384.
+Differences from the paper: mean and std are 0.5 (with ImageNet's B0 loses 3.4 points); the LayerNorms' epsilon is 1e-6
+in classifiers and 1e-5 in segmentors; attention adds its normed input inside of the layer scale; the depthwise
+convolution of the MLP replaces its input, where SMT and others add it; B6 alone has a third width of 384.
 """
 
 from __future__ import annotations
