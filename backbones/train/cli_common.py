@@ -62,6 +62,13 @@ def load(args: EvaluationOptions, spec: str, checkpoint: str | None, say: Callab
     return loaded
 
 
+def exif_transpose(args: EvaluationOptions, spec: str) -> bool:
+    """Whether photographs are turned upright: as the flag says, else as the run was trained."""
+    if args.exif_transpose is not None:
+        return args.exif_transpose
+    return bool(recipe_of(spec).get("exif_transpose"))
+
+
 def make_forward(args: EvaluationOptions, loaded: LoadedModel, device: torch.device) -> Forward:
     """The loaded model on its device, compiled and in the memory format that the options ask for."""
     model = loaded.model.to(device)

@@ -10,6 +10,7 @@ from timm.data import create_transform
 
 from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
+    exif_transpose,
     guarded,
     load,
     make_forward,
@@ -70,7 +71,7 @@ def run(argv: Sequence[str] | None) -> int:
         source = HeldOutDigits(args.digits, config["input_size"][0])
         truths: list[str | None] = list(source.truths) if set(source.truths) <= set(names) else [None] * len(source)
     else:
-        source = ImageFiles(files, config["input_size"][0])
+        source = ImageFiles(files, config["input_size"][0], exif_transpose(args, args.model))
         truths = [true_class(file, loaded.class_names, names) for file in files]
     workers = args.workers if len(source) > 200 else 0  # starting processes costs more than reading a few images
     transform = create_transform(**config, is_training=False)

@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from backbones.train.data import DataError
     from backbones.train.distributed import DeviceError
     from backbones.train.engine import TrainError
+    from backbones.train.failures import PeerError, explain_failure
     from backbones.train.modelio import ModelError
     from backbones.train.run import train
 
@@ -35,8 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except TrainError as error:
         return _fail(error, 3)
+    except PeerError:
+        return 3
     except KeyboardInterrupt:
         return _fail("Interrupted before anything was saved since the last checkpoint.", 130)
+    except Exception as error:
+        sentence = explain_failure(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, 3)
 
 
 def _fail(error: Exception | str, code: int) -> int:

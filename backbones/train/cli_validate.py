@@ -13,6 +13,7 @@ from backbones.files import write_csv
 from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
     console,
+    exif_transpose,
     guarded,
     load,
     make_forward,
@@ -58,12 +59,13 @@ def _locate(data: str | None, split: str) -> tuple[str | None, str]:
     return data, split
 
 
-def open_data(args: ValidateOptions, recipe: dict[str, Any], in_chans: int):
+def open_data(args: ValidateOptions, spec: str, in_chans: int):
     """The labelled images: what the flags say, else what the run validated on, else the digits.
 
     Returns:
         The dataset and its short name.
     """
+    recipe = recipe_of(spec)
     given = any((args.data, args.data_dir, args.dataset))
     data, root, name = (getattr(args, k) if given else recipe.get(k) for k in ("data", "data_dir", "dataset"))
     if name and data and not root:
@@ -78,6 +80,7 @@ def open_data(args: ValidateOptions, recipe: dict[str, Any], in_chans: int):
         data_dir=root,
         num_samples=args.num_samples or recipe.get("val_num_samples"),
         download=args.dataset_download or None,
+        exif_transpose=exif_transpose(args, spec),
         **keys,
     )
     dataset.unreadable.limit = args.max_unreadable
@@ -94,7 +97,7 @@ def measure(args: ValidateOptions, spec: str, checkpoint: str | None) -> tuple[d
     device = pick_device(args.device)
     loaded = load(args, spec, checkpoint, say)
     config = loaded.data_config
-    dataset, data = open_data(args, recipe_of(spec), config["input_size"][0])
+    dataset, data = open_data(args, spec, config["input_size"][0])
     outputs, note = match_classes(dataset.class_names, loaded.class_names, loaded.model.num_classes, data)
     if note:
         warn(f"{spec}: {note}")

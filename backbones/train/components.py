@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -25,6 +26,7 @@ from backbones.train.data import (
     data_name,
 )
 from backbones.train.distributed import World
+from backbones.train.images import guard_posterize
 from backbones.train.loader import EvalLoader, TrainLoader
 from backbones.train.modelio import ModelError, check_model_name, refusals_named
 from backbones.train.options import TrainOptions
@@ -34,7 +36,7 @@ class SubsetSource(ImageSource):
     """A fixed few images of a dataset, evenly spread over it."""
 
     def __init__(self, source: ImageSource, count: int) -> None:
-        self.source = source
+        self.source, self.mode = source, source.mode
         self.indices = [i * len(source) // count for i in range(count)]
         super().__init__(source.class_names, len(source))
 
@@ -75,6 +77,7 @@ def build_data(options: TrainOptions, world: World) -> Data:
         "input_key": options.input_key,
         "target_key": options.target_key,
         "download": options.dataset_download or None,
+        "exif_transpose": bool(options.exif_transpose),
     }
     seed = {"batch_size": options.batch_size, "seed": options.seed}
     streamed = (name or "").partition("/")[0].lower() in ("wds", "hfids", "tfds")
@@ -102,11 +105,16 @@ def build_data(options: TrainOptions, world: World) -> Data:
     return Data(train, val, train.class_names, options.num_classes or classes, data_name(name))
 
 
-def log_unreadable(data: Data, limit: int, folder: str | os.PathLike | None) -> None:
-    """Sets how many unreadable images are tolerated and where they are named."""
+def limit_unreadable(data: Data, limit: int) -> None:
+    """Sets how many unreadable images are tolerated."""
+    for source in (data.train, data.val):
+        source.unreadable = UnreadableImages(len(source) if isinstance(source, ImageSource) else 1, limit)
+
+
+def log_unreadable(data: Data, folder: str | os.PathLike) -> None:
+    """Names unreadable images in files of a folder."""
     for split, source in (("train", data.train), ("val", data.val)):
-        log = os.path.join(folder, f"unreadable_{split}.txt") if folder else None
-        source.unreadable = UnreadableImages(len(source) if isinstance(source, ImageSource) else 1, limit, log)
+        source.unreadable.log = Path(folder, f"unreadable_{split}.txt")
 
 
 def build_model(options: TrainOptions, num_classes: int, load: bool = True) -> tuple[nn.Module, LoadReport | None]:
@@ -244,6 +252,7 @@ def build_loaders(
             re_count=options.recount,
             **common,
         )
+        training = guard_posterize(training)
     pin = options.pin_mem if options.pin_mem is not None else world.device.type == "cuda"
     where = {"rank": world.rank, "world": world.size, "workers": options.workers, "pin_memory": pin}
     train = TrainLoader(

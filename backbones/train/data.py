@@ -7,7 +7,6 @@ samples, augmentation seeds and batches are decided in :mod:`backbones.train.loa
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-#: What broken image files raise in PIL's decoders. ``OSError`` covers unidentified and truncated images.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+from backbones.train.images import UNREADABLE, convert_image
+
 MAP_SCHEMES = ("torch", "hfds")
 STREAM_SCHEMES = ("hfids", "tfds", "wds")
 _SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "eval", "evaluation", "test")}
@@ -77,9 +76,12 @@ class ImageSource(Dataset):
 
     Attributes:
         class_names: Name of each class, by label.
+        mode: PIL mode of the images.
         transform: Applied to the PIL image when set.
         unreadable: The :class:`UnreadableImages` policy.
     """
+
+    mode = "RGB"
 
     def __init__(self, class_names: Sequence[str], size: int) -> None:
         self.class_names = [str(name) for name in class_names]
@@ -118,7 +120,7 @@ class ImageSource(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         sample = self.read(index)
-        image, label = sample if sample is not None else (Image.new("RGB", (64, 64)), -1)
+        image, label = sample if sample is not None else (Image.new(self.mode, (64, 64)), -1)
         return (self.transform(image) if self.transform is not None else image), label
 
 
@@ -164,12 +166,13 @@ class TimmSource(ImageSource):
     Args:
         dataset: What ``timm.data.create_dataset`` returned.
         in_chans: Channels of the images: 1, 3 or 4.
+        exif_transpose: Turn images upright by their EXIF orientation.
     """
 
-    def __init__(self, dataset: Dataset, in_chans: int = 3) -> None:
+    def __init__(self, dataset: Dataset, in_chans: int = 3, exif_transpose: bool = False) -> None:
         self.dataset = dataset
         self.reader = getattr(dataset, "reader", None)
-        self.mode = image_mode(in_chans)
+        self.mode, self.exif_transpose = image_mode(in_chans), exif_transpose
         super().__init__(_class_names(dataset), len(dataset))
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
@@ -180,7 +183,7 @@ class TimmSource(ImageSource):
             with file:
                 image = Image.open(file)
                 image.load()
-        return image.convert(self.mode), int(label)
+        return convert_image(image, self.mode, self.exif_transpose), int(label)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -198,16 +201,20 @@ class StreamSource(IterableDataset):
     Attributes are those of :class:`ImageSource`, except that undecodable samples are skipped by the reader itself.
     """
 
-    def __init__(self, dataset: IterableDataset, in_chans: int = 3) -> None:
+    def __init__(self, dataset: IterableDataset, in_chans: int = 3, exif_transpose: bool = False) -> None:
         self.dataset = dataset
-        self.mode = image_mode(in_chans)
+        self.mode, self.exif_transpose = image_mode(in_chans), exif_transpose
         self.class_names = _class_names(dataset)
         self.transform: Callable[[Image.Image], Any] | None = None
         self.unreadable = UnreadableImages(1)
 
     def __iter__(self):
         for image, label, *_ in self.dataset:
-            image = image.convert(self.mode)
+            try:
+                image = convert_image(image, self.mode, self.exif_transpose)
+            except UNREADABLE as error:
+                self.unreadable.record(0, "a streamed image", error)
+                continue
             yield (self.transform(image) if self.transform is not None else image), int(label)
 
     def __len__(self) -> int:
@@ -262,6 +269,7 @@ def build_dataset(
     in_chans: int = 3,
     data_dir: str | None = None,
     is_training: bool = False,
+    exif_transpose: bool = False,
     **kwargs: Any,
 ) -> ImageSource | StreamSource:
     """Opens a dataset of ``(PIL image, label)``.
@@ -273,6 +281,7 @@ def build_dataset(
         in_chans: Channels: 1, 3 or 4.
         data_dir: Root of a scheme's data.
         is_training: Shuffle and repeat, for streamed schemes.
+        exif_transpose: Turn images upright by their EXIF orientation; timm leaves them as they are stored.
         **kwargs: Passed to ``timm.data.create_dataset`` (class_map, download, batch_size, seed, num_samples, …).
 
     Raises:
@@ -285,15 +294,17 @@ def build_dataset(
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     scheme = data.partition("/")[0].lower()
     if scheme in MAP_SCHEMES + STREAM_SCHEMES and "/" in data and not Path(data).exists():
+        if scheme in ("hfids", "wds"):
+            kwargs["input_img_mode"] = ""  # the conversion is ours
         try:
             dataset = create_dataset(data, root=data_dir, split=split, is_training=is_training, **kwargs)
         except (ImportError, RuntimeError, AssertionError, OSError, ValueError) as error:
             raise DataError(f"Cannot open {data} (split {split}, --data-dir {data_dir}): {error}") from error
-        return (StreamSource if scheme in STREAM_SCHEMES else TimmSource)(dataset, in_chans)
+        return (StreamSource if scheme in STREAM_SCHEMES else TimmSource)(dataset, in_chans, exif_transpose)
     folder = split_folder(data, split)
     keep = {key: kwargs[key] for key in ("class_map", "input_key") if key in kwargs}
     try:
-        return TimmSource(create_dataset("", root=str(folder), search_split=False, **keep), in_chans)
+        return TimmSource(create_dataset("", root=str(folder), search_split=False, **keep), in_chans, exif_transpose)
     except (RuntimeError, AssertionError) as error:
         raise DataError(f"Cannot use {folder}: {error}") from error
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from backbones.processes import leave_processes
+from backbones.train.failures import PeerError
 
 
 class DeviceError(RuntimeError):
@@ -87,7 +88,8 @@ def world(device: str | None = None) -> Iterator[World]:
         device: cuda, cpu or mps; with torchrun each process takes the GPU of its local rank.
 
     Raises:
-        DeviceError: For an unknown device, or a GPU that is not there.
+        DeviceError: For an unknown device, a GPU that is not there, or processes that cannot be reached.
+        PeerError: In place of any error that comes after another process has failed: one message is enough.
     """
     kind = device or default_device()
     try:
@@ -109,11 +111,29 @@ def world(device: str | None = None) -> Iterator[World]:
         return
     # Counters and flags travel as CPU tensors over gloo, so that they never wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if kind.startswith("cuda") else "gloo"
-    dist.init_process_group(backend)
+    try:
+        dist.init_process_group(backend)
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(
+            f"Cannot join the {size} processes of the run ({str(error).splitlines()[0]}): start them with torchrun, "
+            "and check MASTER_ADDR and MASTER_PORT."
+        ) from error
     try:
         yield World(rank, size, torch.device(kind))
+    except (Exception, KeyboardInterrupt) as error:
+        if not _first_to_fail():
+            raise PeerError("Another process of the run has failed.") from error
+        raise
     finally:
         leave_processes()
+
+
+def _first_to_fail() -> bool:
+    """Whether no process of the run has failed before this one. Where the store is gone, its process has."""
+    try:
+        return dist.distributed_c10d._get_default_store().add("backbones/failures", 1) == 1
+    except RuntimeError:
+        return False
 
 
 def wrap_ddp(model: nn.Module, world: World, broadcast_buffers: bool = True) -> nn.Module:

@@ -26,6 +26,7 @@ from torch import nn
 from backbones.seeding import mix_seed, seeded
 from backbones.train import distributed as D
 from backbones.train.distributed import World
+from backbones.train.failures import is_out_of_memory
 from backbones.train.loader import EvalLoader, TrainLoader
 from backbones.train.losses import TrainingLoss
 from backbones.train.options import TrainOptions
@@ -209,8 +210,9 @@ class Trainer:
                         yield now - start
                         start = now
                 break
-            except torch.OutOfMemoryError:
-                if not self.options.auto_batch_halving or self.world.size > 1 or loader.sampler.batch_size % 2:
+            except (RuntimeError, MemoryError) as error:
+                can_halve = self.options.auto_batch_halving and self.world.size == 1
+                if not is_out_of_memory(error) or not can_halve or loader.sampler.batch_size % 2:
                     raise
             self.optimizer.zero_grad(set_to_none=True)
             self._sums = before
@@ -324,7 +326,8 @@ class Trainer:
         """Goes back to a state that :meth:`state` gave.
 
         Raises:
-            TrainError: When the global batch, seed or averaging differ, so that the run could not go on exactly.
+            TrainError: When the global batch, seed or averaging differ, so that the run could not go on exactly, or
+                the state belongs to another model or optimiser.
         """
         if state["global_batch"] != self.train_loader.global_batch and state["step"]:
             raise TrainError(
@@ -336,13 +339,21 @@ class Trainer:
             raise TrainError(f"The run was started with --seed {state['seed']}; it cannot go on with another.")
         if ("last_ema.safetensors" in weights) != (self.ema is not None):
             raise TrainError("The run was saved with --model-ema the other way round; it cannot go on like this.")
-        D.load_model_state(self.model, weights["last.safetensors"], self.fsdp)
-        if self.ema is not None:
-            D.load_model_state(self.ema.module, weights["last_ema.safetensors"], self.fsdp)
         # Hyper-parameters come from the options (the same ones unless overridden), only the moments from the state.
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        D.load_optimizer_state(self.model, self.optimizer, state["optimizer"], self.fsdp)
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            D.load_model_state(self.model, weights["last.safetensors"], self.fsdp)
+            if self.ema is not None:
+                D.load_model_state(self.ema.module, weights["last_ema.safetensors"], self.fsdp)
+            D.load_optimizer_state(self.model, self.optimizer, state["optimizer"], self.fsdp)
+            self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise TrainError(
+                f"The saved state does not fit these options, so the run cannot go on ({reason})."
+            ) from error
         p = self.progress
         p.epoch, p.step, p.updates = state["epoch"], state["step"], state["updates"]
         p.rows, p.best, p.stale, p.finished = state["rows"], state["best"], state["stale"], state["finished"]

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from backbones.files import replacing
 from backbones.train.data import DataError
+from backbones.train.failures import is_out_of_memory
 
 __all__ = [
     "Evaluation",
     "Forward",
     "evaluate",
-    "is_out_of_memory",
     "match_classes",
     "open_real_labels",
     "write_json",
@@ -40,14 +40,6 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
 def write_json(path: str | os.PathLike, content: Any) -> Path:
     """Writes JSON, see :func:`write_text`."""
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of an accelerator or of the machine, ran out."""
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
 
 
 class Forward:

@@ -7,14 +7,17 @@ run can start at any step of any epoch, on any number of processes, and sees exa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from backbones.seeding import mix_seed, seeded
 from backbones.train.data import DataError, ImageSource, StreamSource
+from backbones.train.workers import Loader
 
 
 def shard_positions(batch: int, shards: int, shard: int) -> list[int]:
@@ -94,9 +97,12 @@ class _SeededTrain(Dataset):
     def __init__(self, source: ImageSource, transform: Callable, seed: int) -> None:
         self.source, self.transform, self.seed = source, transform, seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int] | DataError:
         epoch, index, repeat = key
-        image, label = self.source.read_next(index)
+        try:
+            image, label = self.source.read_next(index)
+        except DataError as error:
+            return error
         with seeded(self.seed, "augment", epoch, index, repeat):
             return self.transform(image), label
 
@@ -105,18 +111,18 @@ class _SeededTrain(Dataset):
 
 
 class _Evaluation(Dataset):
-    """Samples in order; the index -1 is padding and comes with label -1, like an unreadable image."""
+    """Samples in order; the index -1 is padding and, like an unreadable image, comes black with label -1."""
 
     def __init__(self, source: ImageSource, transform: Callable) -> None:
         self.source, self.transform = source, transform
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        sample = self.source.read(max(index, 0))
-        if sample is None:
-            image, label = next(s for s in map(self.source.read, range(len(self.source))) if s is not None)[0], -1
-        else:
-            image, label = sample
-        return self.transform(image), (label if index >= 0 else -1)
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | DataError:
+        try:
+            sample = self.source.read(index) if index >= 0 else None
+        except DataError as error:
+            return error
+        image, label = sample or (Image.new(self.source.mode, (64, 64)), -1)
+        return self.transform(image), label
 
     def __len__(self) -> int:
         return len(self.source)
@@ -128,11 +134,14 @@ class _SeededStream(IterableDataset):
     def __init__(self, source: StreamSource, transform: Callable, seed: int, rank: int) -> None:
         self.source, self.transform, self.seed, self.rank, self.epoch = source, transform, seed, rank, 0
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, int] | DataError]:
         worker = get_worker_info()
-        for position, (image, label) in enumerate(self.source):
-            with seeded(self.seed, "stream", self.epoch, self.rank, worker.id if worker else 0, position):
-                yield self.transform(image), label
+        try:
+            for position, (image, label) in enumerate(self.source):
+                with seeded(self.seed, "stream", self.epoch, self.rank, worker.id if worker else 0, position):
+                    yield self.transform(image), label
+        except DataError as error:
+            yield from itertools.repeat(error)  # until a batch is full: an incomplete one may be dropped
 
 
 class TrainLoader:
@@ -179,7 +188,7 @@ class TrainLoader:
                 raise DataError("The training data is empty.")
             self.dataset = _SeededTrain(source, transform, seed)
             self.sampler = TrainSampler(len(source), batch_size, accum, rank, world, seed, repeats)
-            self.loader = DataLoader(
+            self.loader = Loader(
                 self.dataset, batch_sampler=self.sampler, persistent_workers=workers > 0, **self.kwargs
             )
 
@@ -214,7 +223,7 @@ class TrainLoader:
         self.dataset.epoch = epoch
         generator = torch.Generator().manual_seed(mix_seed(self.seed, "workers", epoch, self.rank))
         size, accum = self.sampler.batch_size, self.sampler.accum
-        loader = DataLoader(self.dataset, batch_size=size, drop_last=True, generator=generator, **self.kwargs)
+        loader = Loader(self.dataset, batch_size=size, drop_last=True, generator=generator, **self.kwargs)
         # A stream has no random access: what an earlier run consumed is read again and dropped.
         for number, batch in enumerate(loader):
             if start * accum <= number < self.steps * accum:
@@ -251,12 +260,12 @@ class EvalLoader:
         if isinstance(source, StreamSource):
             kwargs["num_workers"] = max(1, workers)
             source.set_loader_cfg(kwargs["num_workers"])
-            self.loader = DataLoader(_SeededStream(source, transform, 0, rank), **kwargs)
+            self.loader = Loader(_SeededStream(source, transform, 0, rank), **kwargs)
             self.steps = -(-len(source) // batch_size)
         else:
             indices = list(range(rank, len(source), world))
             indices += [-1] * (-(-len(source) // world) - len(indices))
-            self.loader = DataLoader(
+            self.loader = Loader(
                 _Evaluation(source, transform), sampler=indices, persistent_workers=workers > 0, **kwargs
             )
             self.steps = len(self.loader)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from backbones.train.failures import is_out_of_memory
 from backbones.train.options import TrainOptions
 
 
@@ -45,7 +46,9 @@ def largest_batch(
                     value, _ = loss(output, target, images)
                 value.backward()
                 return batch
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 batch //= 2
             finally:
                 _reserve = images = target = output = logits = value = None

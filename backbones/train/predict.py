@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from PIL import Image, ImageOps
+from PIL import Image
 from timm.data import is_img_extension
 
 from backbones.train.data import DataError, DigitsDataset, ImageSource, image_mode
 from backbones.train.evaluate import Forward
+from backbones.train.images import convert_image
 from backbones.train.plots import SheetItem, plot_sheet
 
 __all__ = [
@@ -69,22 +70,23 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
 
 class ImageFiles(ImageSource):
-    """Image files as a dataset of (image, position), turned upright by their EXIF orientation.
+    """Image files as a dataset of (image, position).
 
     Args:
         files: The files.
         in_chans: Channels of the images: 1, 3 or 4.
+        exif_transpose: Turn images upright by their EXIF orientation.
     """
 
-    def __init__(self, files: Sequence[Path], in_chans: int = 3) -> None:
+    def __init__(self, files: Sequence[Path], in_chans: int = 3, exif_transpose: bool = False) -> None:
         super().__init__([], len(files))
         self.files = list(files)
-        self.mode = image_mode(in_chans)
+        self.mode, self.exif_transpose = image_mode(in_chans), exif_transpose
         self.unreadable.limit = len(files)  # every bad file is to be named, none ends the run
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
         with Image.open(self.files[index]) as image:
-            return ImageOps.exif_transpose(image).convert(self.mode), index
+            return convert_image(image, self.mode, self.exif_transpose), index
 
     def __len__(self) -> int:
         return len(self.files)
@@ -102,6 +104,7 @@ class HeldOutDigits(ImageSource):
 
     def __init__(self, count: int, in_chans: int = 3) -> None:
         self.digits = DigitsDataset("val", in_chans)
+        self.mode = self.digits.mode
         if not 1 <= count <= len(self.digits):
             raise DataError(f"--digits must be between 1 and {len(self.digits)} (the held-out digits), not {count}.")
         by_class: dict[int, list[int]] = {}

@@ -8,7 +8,6 @@ import os
 import platform
 import shlex
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,28 +17,36 @@ import timm
 import torch
 
 from backbones import __version__
-from backbones.checkpoints.report import LoadReport
 from backbones.files import write_csv
 from backbones.train import components, folder, report
 from backbones.train.checkpoint import CheckpointFolder
 from backbones.train.distributed import World
 from backbones.train.distributed import world as join_world
 from backbones.train.engine import Trainer, TrainError
+from backbones.train.failures import is_out_of_memory
 from backbones.train.losses import TrainingLoss, build_criterion, build_mixup, build_teacher
 from backbones.train.memory import explain, largest_batch
 from backbones.train.options import TrainOptions
 from backbones.train.progress import Display
-from backbones.train.recipe import resolve, resolve_lr
+from backbones.train.recipe import RecipeError, resolve, resolve_lr
 
+#: Options that decide what the tensors of a saved state mean.
+FIXED = ("model", "model_kwargs", "num_classes", "in_chans", "gp", "opt")
 #: Drawing takes a second or so: with shorter epochs, the curves are drawn no more often than this.
 PLOT_SECONDS = 15.0
+#: A SIGINT this long after the first signal is a user's who does not want to wait.
+IMPATIENT_SECONDS = 5.0
 
 
 class Stop:
-    """Turns SIGINT and SIGTERM into a flag; a second signal interrupts at once."""
+    """Turns SIGINT and SIGTERM into a flag; a second SIGINT some seconds later interrupts at once.
+
+    One request to stop may come as several signals: ``timeout`` signals its child and then the process group, and
+    torchrun passes on what it got to processes that got it too.
+    """
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal, self.since = 0, 0.0
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -52,9 +59,11 @@ class Stop:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.signal:
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self.since = number, now
+        elif number == signal.SIGINT and now - self.since > IMPATIENT_SECONDS:
             raise KeyboardInterrupt
-        self.signal = number
 
 
 def train(recipe: str | None, given: dict[str, Any], command: Sequence[str] = ()) -> int:
@@ -72,19 +81,38 @@ def train(recipe: str | None, given: dict[str, Any], command: Sequence[str] = ()
     with join_world(options.device) as world, contextlib.ExitStack() as stack:
         resumed = world.share(folder.folder_to_resume(options) if world.primary else None)
         if resumed is not None:
-            stored = folder.read_recipe(resumed)
+            if world.primary and not options.dry_run:
+                stack.enter_context(folder.locked(resumed))
+                CheckpointFolder(resumed).recover()
+            world.barrier()
+            stored = folder.read_recipe(resumed, recipe)
             given = {key: value for key, value in given.items() if key != "resume"}
             options = resolve(stored=stored, given=given)
             changed = {key: value for key, value in options.values().items() if stored.get(key, value) != value}
+            fixed = [key for key in changed if key in FIXED]
+            if fixed and CheckpointFolder(resumed).resumable:
+                raise RecipeError(
+                    f"{resumed} was started with {fixed[0]} {stored[fixed[0]]}, so it cannot go on with "
+                    f"{changed[fixed[0]]}: start a new run with another --experiment."
+                )
             for key, value in changed.items() if world.primary else ():
                 print(f"changed on resuming: {key} was {stored[key]}, now is {value}", flush=True)
+        elif world.primary and not options.dry_run:
+            folder.check_new(options)
+        run = Run(options, world, None if options.dry_run else resumed, command)
         if options.dry_run:
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) if world.primary else None
-            resumed = None
-        else:
-            path = (resumed or folder.new_folder(options)) if world.primary else None
-        path = world.share(path)
-        return Run(options, world, path, resumed is not None, command).execute()
+            return run.execute()
+        # Nothing on the disk is touched before everything is known to fit together.
+        if resumed is None and world.primary:
+            resumed = stack.enter_context(folder.new_folder(options))
+        run.open(world.share(resumed))
+        return run.execute()
+
+
+def _tag(column: str) -> str:
+    """TensorBoard's tag of a column of the summary; ``train/`` itself holds the values of log intervals."""
+    group, _, name = column.partition("_")
+    return f"eval/{name}" if group == "eval" else f"train_epoch/{column.removeprefix('train_')}"
 
 
 class Run:
@@ -93,18 +121,13 @@ class Run:
     Args:
         options: Resolved options.
         world: The processes.
-        path: The run folder.
-        resumed: Whether the folder is that of an earlier start.
+        resumed: The folder of an earlier start that this one continues, or None.
         command: The command line.
     """
 
-    def __init__(self, options: TrainOptions, world: World, path: Path, resumed: bool, command: Sequence[str]) -> None:
-        self.options, self.world, self.path, self.command = options, world, path, command
-        self.checkpoints = CheckpointFolder(path)
-        if resumed and world.primary:
-            self.checkpoints.recover()
-        world.barrier()
-        self.resuming = resumed and self.checkpoints.resumable
+    def __init__(self, options: TrainOptions, world: World, resumed: Path | None, command: Sequence[str]) -> None:
+        self.options, self.world, self.path, self.command = options, world, resumed, command
+        self.resuming = resumed is not None and CheckpointFolder(resumed).resumable
         self.stop = Stop()
         self.train_speeds: list[float] = []
         self.next_plot = 0.0
@@ -118,8 +141,8 @@ class Run:
     def _build(self) -> None:
         options, world = self.options, self.world
         self.data = components.build_data(options, world)
-        components.log_unreadable(self.data, options.max_unreadable, None if options.dry_run else self.path)
-        model, loaded = components.build_model(options, self.data.num_classes, load=not self.resuming)
+        components.limit_unreadable(self.data, options.max_unreadable)
+        model, self.loaded = components.build_model(options, self.data.num_classes, load=not self.resuming)
         self.config = components.data_config(options, model)
         model = components.place_model(model, options, world)
         mixup = build_mixup(options, self.data.num_classes)
@@ -137,14 +160,18 @@ class Run:
         self.train_loader, self.val_loader = components.build_loaders(options, self.data, self.config, world)
         if options.auto_batch_halving:
             self._halve_until_it_fits(model, loss)
-        lr, how = resolve_lr(options, self.train_loader.global_batch)
+        lr, _ = resolve_lr(options, self.train_loader.global_batch)
         self.trainer = Trainer(model, loss, options, lr, self.train_loader, world, mixup)
         self.model = model
         if self.resuming:
-            self.trainer.load_state(*self.checkpoints.load())
-        if world.primary:
-            folder.write_recipe(self.path, options, self._derived(lr))
-        self._introduce(how, loaded)
+            self.trainer.load_state(*CheckpointFolder(self.path).load())
+
+    def open(self, path: Path) -> None:
+        """Takes the folder that the run writes to, and writes its recipe."""
+        self.path, self.checkpoints = path, CheckpointFolder(path)
+        components.log_unreadable(self.data, path)
+        if self.world.primary:
+            folder.write_recipe(path, self.options, self._derived())
 
     def _halve_until_it_fits(self, model: torch.nn.Module, loss: TrainingLoss) -> None:
         sampler = self.train_loader.sampler
@@ -155,7 +182,7 @@ class Run:
             self.train_loader.halve()
             self.say(f"out of memory: now {sampler.batch_size} images x {sampler.accum} accumulation steps")
 
-    def _derived(self, lr: float) -> dict[str, Any]:
+    def _derived(self) -> dict[str, Any]:
         """What the recipe of the run says beyond the options, or in place of an option that was left open."""
         channels, height, width = self.config["input_size"]
         return {
@@ -169,12 +196,12 @@ class Run:
             "recipe": self.options.recipe,
             "world_size": self.world.size,
             "global_batch": self.train_loader.global_batch,
-            "resolved_lr": lr,
+            "resolved_lr": resolve_lr(self.options, self.train_loader.global_batch)[0],
             "versions": {"backbones": __version__, "torch": str(torch.__version__), "timm": timm.__version__},
             "command": shlex.join(self.command),
         }
 
-    def _introduce(self, how: str, loaded: LoadReport | None) -> None:
+    def _introduce(self) -> None:
         options, loader, p = self.options, self.train_loader, self.trainer.progress
         parameters = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
         sampler = loader.sampler
@@ -191,6 +218,7 @@ class Run:
             f"{sampler.accum} accumulation steps; {loader.steps} steps an epoch, {self.trainer.epochs} epochs"
         )
         precision = options.amp_dtype if options.amp else "float32"
+        _, how = resolve_lr(options, loader.global_batch)
         self.say(f"{options.opt}, {how}; {precision} on {self.world.device}")
         if options.warmup_epochs >= options.epochs and not options.warmup_prefix and options.sched != "none":
             self.say(
@@ -200,11 +228,13 @@ class Run:
         if self.resuming:
             self.say(f"resumed at epoch {p.epoch}, step {p.step} ({p.updates} updates so far)")
         else:
-            self.say(loaded.render() if loaded else "weights: random (no --pretrained, no weights file)")
+            random = "weights: random (no --pretrained, no weights file)"
+            self.say(self.loaded.render() if self.loaded else random)
 
     def execute(self) -> int:
         """Runs to the end, an interruption, or an error."""
         trainer, options = self.trainer, self.options
+        self._introduce()
         p, steps = trainer.progress, self.train_loader.steps
         epochs = 1 if options.dry_run else trainer.epochs
         self.display = Display(self.world.primary, epochs * steps, p.updates)
@@ -219,7 +249,9 @@ class Run:
             self.display.close()
             self._conclude()
             return 0
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             self.trainer.optimizer.zero_grad(set_to_none=True)
             size, alone = self.train_loader.sampler.batch_size, self.world.size == 1
             raise TrainError(
@@ -235,14 +267,14 @@ class Run:
             return None
         from torch.utils.tensorboard import SummaryWriter
 
-        # Events that a killed start wrote after its last checkpoint are dropped.
-        return SummaryWriter(str(self.path / "tensorboard"), purge_step=self.trainer.progress.updates)
+        # Events that a killed start wrote after its last checkpoint are dropped; purge_step itself is dropped too.
+        return SummaryWriter(str(self.path / "tensorboard"), purge_step=self.trainer.progress.updates + 1)
 
     def _epoch(self) -> bool:
         """The rest of an epoch; False when it was interrupted and saved."""
         trainer, options, p = self.trainer, self.options, self.trainer.progress
         steps, size = self.train_loader.steps, self.train_loader.global_batch
-        seconds, images, before = 0.0, 0, None
+        seconds, images, before = 0.0, 0, self.world.sum(list(p.sums))
         for number, took in enumerate(trainer.train_epoch()):
             seconds, images = seconds + took, images + size
             if number:
@@ -252,22 +284,21 @@ class Run:
             if p.updates % options.log_interval == 0 or last:
                 before = self._log(seconds, images, before)
                 seconds, images = 0.0, 0
-            if last:
-                break
             if self.world.any(bool(self.stop.signal)):
                 self._save({})
                 return False
+            if last:
+                break
             if options.save_every_steps and p.updates % options.save_every_steps == 0:
                 self._save({})
         self._end_epoch()
         return True
 
-    def _log(self, seconds: float, images: int, before: list[float] | None) -> list[float]:
+    def _log(self, seconds: float, images: int, before: list[float]) -> list[float]:
         trainer, p = self.trainer, self.trainer.progress
         trainer.check_finite()
         sums = self.world.sum(trainer.sums)
-        loss = sums[0] - before[0] if before else sums[0]
-        loss /= max(sums[2] - before[2] if before else sums[2], 1)
+        loss = (sums[0] - before[0]) / max(sums[2] - before[2], 1)
         speed = images / seconds if seconds else 0.0
         where = f"epoch {p.epoch + 1}/{trainer.epochs} step {p.step}/{self.train_loader.steps}"
         facts = {
@@ -298,7 +329,7 @@ class Run:
             if not suffix:
                 row["eval_img_per_s"] = round(speed, 1)
             value = metrics[options.eval_metric] * (-1 if options.eval_metric == "loss" else 1)
-            if not value <= p.best.get(f"best{suffix}", -math.inf):
+            if value > p.best.get(f"best{suffix}", -math.inf):
                 p.best[f"best{suffix}"] = value
                 p.best[f"best{suffix}_epoch"] = p.epoch + 1
                 better[f"best{suffix}.safetensors"] = f"last{suffix}.safetensors"
@@ -314,12 +345,13 @@ class Run:
             self.display.say(f"early stop: {options.eval_metric} has not improved for {p.stale} epochs")
         if options.dry_run:
             return
+        if self.world.primary:  # before saving: a start that goes on from here drops what comes after this step
+            for key, value in row.items():
+                if key not in ("epoch", "updates") and value != "":
+                    self.board.add_scalar(_tag(key), value, p.updates)
         self._save(better)
         if self.world.primary:
             self._write_tables()
-            for key, value in row.items():
-                if key not in ("epoch", "updates") and value != "":
-                    self.board.add_scalar(key.replace("_", "/", 1), value, p.updates)
 
     def _write_tables(self, final: bool = False) -> None:
         from backbones.train.plots import plot_curves
@@ -333,8 +365,11 @@ class Run:
 
     def _save(self, better: dict[str, str]) -> None:
         self.trainer.check_finite()
+        if self.options.dry_run:
+            return
         weights, state = self.trainer.state()
         if self.world.primary:
+            self.board.flush()  # what a killed run shows reaches to its last checkpoint
             metadata = {"model": self.options.model, "updates": str(self.trainer.progress.updates)}
             self.checkpoints.save(weights, state, better, metadata)
         self.world.barrier()
@@ -343,6 +378,9 @@ class Run:
         self.display.close()
         p = self.trainer.progress
         name = signal.Signals(self.stop.signal or signal.SIGTERM).name
+        if self.options.dry_run:
+            self.say(f"\nStopped by {name}.")
+            return 130
         self.say(f"\nStopped by {name}; saved at epoch {p.epoch}, step {p.step}.")
         self.say(f"To go on: {self.resume_command()}")
         return 130

@@ -15,7 +15,8 @@ from torch import nn
 
 from backbones.train import cli_validate
 from backbones.train.data import DataError
-from backbones.train.evaluate import Forward, evaluate, is_out_of_memory, match_classes, open_real_labels, write_json
+from backbones.train.evaluate import Forward, evaluate, match_classes, open_real_labels, write_json
+from backbones.train.failures import is_out_of_memory
 
 CPU = torch.device("cpu")
 

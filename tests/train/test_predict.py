@@ -82,12 +82,13 @@ def test_inputs_that_match_nothing(photos, text, message):
         find_images([str(photos / text)])
 
 
-def test_images_are_turned_upright(tmp_path):
+def test_images_are_turned_upright_when_asked(tmp_path):
     image = Image.new("RGB", (20, 10))
     exif = image.getexif()
     exif[0x0112] = 6  # the camera was held upright
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert ImageFiles([tmp_path / "turned.jpg"])[0][0].size == (10, 20)
+    assert ImageFiles([tmp_path / "turned.jpg"])[0][0].size == (20, 10)
+    assert ImageFiles([tmp_path / "turned.jpg"], exif_transpose=True)[0][0].size == (10, 20)
     assert ImageFiles([tmp_path / "turned.jpg"], in_chans=1)[0][0].mode == "L"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Everything that is random: augmentation, erasing, mixing, drop path, dropout; and EMA, accumulation, a schedule.
@@ -69,6 +70,25 @@ def assert_same_end(run, undisturbed):
         assert {k: v for k, v in row.items() if "img_per_s" not in k} == {
             k: v for k, v in expected.items() if "img_per_s" not in k
         }
+
+    assert events(run) == events(undisturbed)
+
+
+def events(run):
+    """What TensorBoard shows of a run: (step, value) of every tag but speeds."""
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if "img_per_s" not in tag]
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
+
+
+def test_events_of_intervals_and_epochs_have_tags_of_their_own(undisturbed):
+    shown = events(undisturbed)
+    epochs = [6, 12, 18]
+    assert [step for step, _ in shown["train/loss"]] == list(range(2, 19, 2))
+    assert [step for step, _ in shown["train_epoch/loss"]] == [step for step, _ in shown["eval/ema_top1"]] == epochs
+    rows = list(csv.DictReader((undisturbed / "summary.csv").read_text().splitlines()))
+    for column, tag in (("train_loss", "train_epoch/loss"), ("lr", "train_epoch/lr"), ("eval_loss", "eval/loss")):
+        assert [value for _, value in shown[tag]] == pytest.approx([float(row[column]) for row in rows], rel=1e-6)
 
 
 def test_killed_at_random_moments_and_resumed(photo_folder, undisturbed, tmp_path):

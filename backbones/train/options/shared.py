@@ -27,6 +27,9 @@ class ImageOptions(Options):
     interpolation: str | None = option(
         None, "resizing in evaluation (default: the model's)", choices=names.INTERPOLATIONS
     )
+    exif_transpose: bool | None = option(
+        None, "turn photographs upright by their EXIF orientation (default: as the run was trained; else no, as timm)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
