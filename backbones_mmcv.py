@@ -2,7 +2,8 @@
 
 A module of its own, because torch imports it each time that it is imported itself (entry point group
 `torch.backends`), so that programs of mmdet and mmseg which never heard of `backbones` find operators, too. It must
-cost nothing then, whereas importing `backbones` imports timm.
+cost nothing then, whereas importing `backbones` imports timm. `TORCH_DEVICE_BACKEND_AUTOLOAD=0` keeps torch from it;
+`import backbones.dense` does the same.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--top1", nargs="*", default=[], metavar="MODEL=X", help="accuracy of models that this package does not know"
     )
     operators = commands.add_parser("ops", help="operators, against the plain forms of papers")
-    operators.add_argument("groups", nargs="*", default=list(ops.GROUPS), metavar="GROUP", help=", ".join(ops.GROUPS))
+    operators.add_argument("groups", nargs="*", default=ops.DEFAULT_GROUPS, metavar="GROUP", help=", ".join(ops.GROUPS))
     operators.add_argument("--batch", type=int, default=1, metavar="N", help="images at once (default: 1)")
     operators.add_argument("--precision", choices=PRECISIONS[:3], default="float32")
     for command in (models, operators):
@@ -149,11 +149,15 @@ def run_ops(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
         raise BenchmarkError(f"There is no group {', '.join(sorted(unknown))}: choose from {', '.join(ops.GROUPS)}.")
     dtype = getattr(torch, args.precision)
     machine = machine_peak(device, dtype)
-    cases = [case for group in args.groups for case in ops.GROUPS[group](args.batch)]
+    try:
+        cases = [case for group in args.groups for case in ops.GROUPS[group](args.batch)]
+    except (ImportError, RuntimeError) as error:
+        raise BenchmarkError(str(error)) from error
+    passes = [(case, backward) for case in cases for backward in ((False, True) if case.differentiable else (False,))]
     rows = []
     with counting_bar() as bar:
-        task = bar.add_task("timing", total=4 * len(cases) * args.rounds)
-        for case, backward in itertools.product(cases, (False, True)):
+        task = bar.add_task("timing", total=2 * len(passes) * args.rounds)
+        for case, backward in passes:
             subjects = list(ops.subjects(case, device, dtype, backward))
             timings = interleave(
                 subjects, device, args.rounds, args.seconds, args.warmup, done=lambda: bar.advance(task)
@@ -173,7 +177,7 @@ def run_ops(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
                     "peak_mb": "" if memory[0] is None else round(memory[0] / 1e6, 1),
                     "plain_peak_mb": "" if memory[1] is None else round(memory[1] / 1e6, 1),
                     "machine_gflop_per_s": round(machine.flops / 1e9, 1),
-                    "peak_share": round(flops / timings[0].seconds / machine.flops, 3),
+                    "peak_share": round(flops / timings[0].seconds / machine.flops, 3) if flops else "",
                 }
             )
             del subjects

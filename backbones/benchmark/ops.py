@@ -21,7 +21,8 @@ class Case:
         name: What is computed, with its sizes.
         ours, plain: From the inputs to the output; `ours` of neighborhood operators takes a `backend` too.
         inputs: Makes the inputs, of which those of floating point get gradients.
-        flops: Of one forward pass, without what padding adds.
+        flops: Of one forward pass, without what padding adds; 0 where they are not what counts.
+        differentiable: Whether there is a backward pass.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Case:
     plain: Callable[..., Tensor]
     inputs: Callable[[torch.device, torch.dtype], tuple[Tensor, ...]]
     flops: int
+    differentiable: bool = True
 
 
 def unfold_attention(q: Tensor, k: Tensor, v: Tensor, kernel: int, dilation: int, bias: Tensor) -> Tensor:
@@ -126,6 +128,13 @@ def routing_case(height: int, width: int, stride: int, dim: int, top: int, batch
     )
 
 
+def detector_cases(batch: int) -> list[Case]:
+    """Operators of detectors, against mmcv's compiled ones, which have to be installed."""
+    from backbones.dense.ops.speed import cases
+
+    return [Case(*four, 0, differentiable) for *four, differentiable in cases(batch)]
+
+
 GROUPS: dict[str, Callable[[int], list[Case]]] = {
     "neighborhood": lambda batch: [
         attention_case(56, 56, 2, 32, 7, 1, batch),
@@ -143,7 +152,10 @@ GROUPS: dict[str, Callable[[int], list[Case]]] = {
         routing_case(800, 1216, 8, 128, 4, batch),
         routing_case(800, 1216, 16, 256, 16, batch),
     ],
+    "dense": detector_cases,
 }
+#: Those whose plain form needs nothing more than torch.
+DEFAULT_GROUPS = [name for name in GROUPS if name != "dense"]
 
 
 class OpSubject:
@@ -161,7 +173,7 @@ class OpSubject:
                 self.call(*self.inputs)
             return
         out = self.call(*self.inputs)
-        torch.autograd.grad(out, [x for x in self.inputs if x.requires_grad], self.grad)
+        torch.autograd.grad(out, [x for x in self.inputs if x.requires_grad], self.grad, allow_unused=True)
 
 
 def subjects(case: Case, device: torch.device, dtype: torch.dtype, backward: bool) -> Iterator[OpSubject]:

@@ -40,7 +40,6 @@ def load_config(
 
     Raises:
         DenseError: The config cannot be read, or has not what is to be changed.
-        OperatorsError: mmcv's operators do not work.
     """
     path = Path(path)
     if not path.is_file():

@@ -10,6 +10,7 @@ import mmcv.ops
 import pytest
 import torch
 
+from backbones.benchmark import cli as benchmark
 from backbones.dense.ops import proof
 from backbones.dense.ops.extension import Extension, OperatorsError, using
 from tests.openmmlab import definitions as defined
@@ -251,6 +252,11 @@ def test_comparing_needs_compiled_operators(capsys):
     assert proof.main(["--compiled"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: mmcv has no compiled operators that work: build them by `MMCV_WITH_OPS=1 pip")
+
+
+def test_timing_needs_compiled_operators(capsys):
+    assert benchmark.main(["ops", "dense", "--device", "cpu"]) == 2
+    assert "error: mmcv has no compiled operators to compare with: build them by" in capsys.readouterr().err
 
 
 def test_a_wrong_operator_is_found(monkeypatch, capsys):
