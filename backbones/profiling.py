@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones._compat import TorchDispatchMode, tree_leaves
-from backbones.layers.neighborhood import use_backend
+from backbones.ops.neighborhood import use_backend
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.gpu.results import Case, Results, Setting, Unavailable, must_be_close, relative_error
-from backbones.layers.neighborhood import neighborhood_attention, neighborhood_av, use_backend
+from backbones.ops.neighborhood import neighborhood_attention, neighborhood_av, use_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 Pair = tuple[int, int]

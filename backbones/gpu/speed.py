@@ -21,9 +21,8 @@ from backbones.benchmark.ops import OpSubject, attention_case, product_case
 from backbones.files import replacing
 from backbones.gpu.pictures import plot_ratios
 from backbones.gpu.results import FAILS, MEASURED, Case, Results, Setting, first_line
-from backbones.layers import neighborhood_natten as natten
-from backbones.layers import neighborhood_triton as triton
-from backbones.layers.neighborhood_triton import Tiles
+from backbones.ops.neighborhood import natten, triton
+from backbones.ops.neighborhood.triton import Tiles
 
 Forms = dict[str, Callable[..., Tensor]]
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
-from backbones.layers.neighborhood import neighborhood_attention
 from backbones.layers.pointwise import Linear
+from backbones.ops.neighborhood import neighborhood_attention
 
 
 @register_notrace_module

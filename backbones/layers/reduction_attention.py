@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
-from backbones.layers.cache import shape_cache
 from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.pointwise import Linear
-from backbones.layers.sdpa import biased_attention
+from backbones.ops.cache import shape_cache
+from backbones.ops.sdpa import biased_attention
 
 
 @register_notrace_module

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.cache import shape_cache
+from backbones.ops.cache import shape_cache
 
 
 @shape_cache()

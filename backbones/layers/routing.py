@@ -16,8 +16,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from backbones._compat import is_plain_eager
-from backbones.layers.autocast import backward_without_autocast, no_autocast
 from backbones.layers.pointwise import Linear
+from backbones.ops.autocast import backward_without_autocast, no_autocast
 
 # Elements of keys and values gathered at a time. On CPU a chunk that stays in cache is far faster than the whole.
 _CHUNK_CPU, _CHUNK_GPU = 2**20, 2**26

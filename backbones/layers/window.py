@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
-from backbones.layers.cache import shape_cache
 from backbones.layers.pointwise import Linear
 from backbones.layers.relpos import RelativePositionBias2d
-from backbones.layers.sdpa import biased_attention
+from backbones.ops.cache import shape_cache
 from backbones.ops.chunks import in_chunks
+from backbones.ops.sdpa import biased_attention
 
 
 def window_partition(x: torch.Tensor, window_size: tuple[int, int]) -> torch.Tensor:

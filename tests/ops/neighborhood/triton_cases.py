@@ -1,7 +1,7 @@
 """What Triton's kernels compute, against the definition: on a CUDA device, or on CPU where TRITON_INTERPRET=1 is set.
 
 Triton reads the variable once, when it is imported, so that these tests need a process of their own:
-`test_neighborhood_triton` starts it. On a machine with a CUDA device they can also be run by themselves.
+`test_triton` starts it. On a machine with a CUDA device they can also be run by themselves.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.layers import neighborhood, neighborhood_triton
-from backbones.layers.neighborhood import neighborhood_attention, neighborhood_av
+from backbones.ops.neighborhood import neighborhood_attention, neighborhood_av
+from backbones.ops.neighborhood import triton as triton_backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -140,7 +140,7 @@ class Mixer(nn.Module):
 
 
 def test_graph_holds_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighborhood, "_choose", lambda *tensors: "triton")
+    monkeypatch.setattr(triton_backend._Triton, "unsuitable_reasons", lambda self, inputs: [])
     torch.manual_seed(0)
     model, names = Mixer().to(DEVICE), set()
 
@@ -164,6 +164,6 @@ def test_graph_holds_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_operators_are_what_torch_expects() -> None:
     attention = (*_normal(3, 1, 9, 9, 1, 16).unbind(0), _normal(1, 5, 5), [3, 3], [1, 1], [1, 1], 0.25)
-    torch.library.opcheck(neighborhood_triton._attention, attention)
+    torch.library.opcheck(triton_backend._attention, attention)
     product = (_normal(1, 1, 9, 9, 9), _normal(1, 1, 9, 9, 16), [3, 3], [1, 1])
-    torch.library.opcheck(neighborhood_triton._product, product)
+    torch.library.opcheck(triton_backend._product, product)

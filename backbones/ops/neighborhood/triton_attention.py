@@ -2,11 +2,11 @@
 
 A program works on one tile of TILE_H x TILE_W positions of one dilation group, for one head of one image. What the
 tile's windows cover is walked over in blocks of BLOCK_H x BLOCK_W keys, so that all products are dense and run on
-tensor cores; (query, key) pairs outside of a window are masked. Softmax is computed on line and its gradient from
+tensor cores; (query, key) pairs outside of a window are masked. Softmax is computed online and its gradient from
 recomputed scores, so that memory is linear in the number of pixels. For the gradients of keys and values a tile of keys
 walks over the queries whose windows hold them. Nothing is summed with atomic operations: results are deterministic.
 
-Window arithmetic is that of `neighborhood`: a query at position p of a group of `length` reads the KERNEL keys from
+Window arithmetic is that of `geometry`: a query at position p of a group of `length` reads the KERNEL keys from
 `_window_start` on. Maps are (B, H, W, heads, dim) with any strides but unit stride in the last dimension; a map's
 strides are given in the order batch, row, column, head. Sizes are those of whole maps; names in capitals are
 compile-time constants, pairs of which end in _H and _W.
@@ -25,7 +25,7 @@ SIZES = ["height", "width", "heads", "tiles_h", "tiles_w"]
 
 @triton.jit
 def _window_start(position, length, KERNEL: tl.constexpr, STRIDE: tl.constexpr):
-    """Where the window of the query at `position` of a group starts."""
+    """`geometry.window_start`."""
     leader = position // STRIDE * STRIDE + STRIDE // 2
     return tl.minimum(tl.maximum(leader - KERNEL // 2, 0), length - KERNEL)
 

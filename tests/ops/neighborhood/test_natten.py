@@ -1,7 +1,7 @@
 """The adapter to natten: what it hands over, when "auto" chooses it, and what it says when natten is absent.
 
 natten's own kernels need a CUDA device, so the package is replaced by one with the documented signature of `na2d`,
-which computes the definition. That the definition is natten's is tested in `test_neighborhood_stride`.
+which computes the definition. That the definition is natten's is tested in `test_stride`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbones.layers import neighborhood, neighborhood_natten
-from backbones.layers.neighborhood import (
+from backbones.ops.neighborhood import natten as natten_backend
+from backbones.ops.neighborhood import (
     neighborhood_attention,
-    neighborhood_attention_reference,
     neighborhood_av,
     use_backend,
 )
@@ -24,11 +23,11 @@ from backbones.layers.neighborhood import (
 
 @pytest.fixture(autouse=True)
 def _forget_the_library():
-    neighborhood_natten._library.cache_clear()
-    neighborhood_natten._device_has_kernels.cache_clear()
+    natten_backend._library.cache_clear()
+    natten_backend._device_has_kernels.cache_clear()
     yield
-    neighborhood_natten._library.cache_clear()
-    neighborhood_natten._device_has_kernels.cache_clear()
+    natten_backend._library.cache_clear()
+    natten_backend._device_has_kernels.cache_clear()
 
 
 class Natten(ModuleType):
@@ -46,7 +45,7 @@ class Natten(ModuleType):
             raise NotImplementedError("NATTEN could not find a suitable backend for this use case.")
         if query.is_cuda:
             return torch.empty_like(query)
-        return neighborhood_attention_reference(query, key, value, kernel_size, dilation, None, scale, stride)
+        return neighborhood_attention(query, key, value, kernel_size, dilation, None, scale, "reference", stride)
 
 
 @pytest.fixture
@@ -92,23 +91,24 @@ def test_absent_natten_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) 
     ):
         neighborhood_attention(*_qkv(), 7, backend="natten")
     q = _cuda((1, 14, 14, 2, 32))
-    assert not neighborhood_natten.runs_fast(q, q, q, (7, 7))
+    assert not natten_backend.runs_fast(q, q, q, (7, 7))
     assert neighborhood_attention(*_qkv(), 7).isfinite().all()
 
 
 def test_bias_and_inputs_that_natten_refuses(natten: Natten) -> None:
-    with pytest.raises(ValueError, match="has no position bias: pass bias=None or use"):
+    with pytest.raises(ValueError, match="has no position bias: use"):
         neighborhood_attention(*_qkv(), 7, bias=torch.zeros(2, 13, 13), backend="natten")
     with pytest.raises(ValueError, match='does not take these inputs, use backend="auto": NATTEN could not find'):
         neighborhood_attention(*_qkv(5), 7, backend="natten")
 
 
 def test_only_attention_has_a_natten_backend(natten: Natten) -> None:
-    with pytest.raises(
-        ValueError, match="backend must be one of auto, strided, tiled, triton, reference, got 'natten'"
-    ):
+    with pytest.raises(ValueError, match="backend must be one of auto, triton, cpu, tiled, reference, got 'natten'"):
         neighborhood_av(torch.zeros(1, 1, 9, 9, 9), torch.zeros(1, 1, 9, 9, 2), 3, backend="natten")
-    with pytest.raises(ValueError, match="reference, got 'natten'"), use_backend("natten"):
+    with use_backend("natten"):
+        attn, v = torch.rand(1, 1, 9, 9, 9), torch.rand(1, 1, 9, 9, 2)
+        torch.testing.assert_close(neighborhood_av(attn, v, 3), neighborhood_av(attn, v, 3, backend="reference"))
+    with pytest.raises(ValueError, match="triton, got 'naten'"), use_backend("naten"):
         pass
 
 
@@ -137,7 +137,7 @@ def test_auto_takes_natten_on_cuda_where_its_kernels_do(
 ) -> None:
     natten.HAS_LIBNATTEN = libnatten
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(neighborhood.triton, "devices_have_kernels", lambda: False)
+    monkeypatch.setattr("backbones.ops.neighborhood.triton.devices_have_kernels", lambda: False)
 
     class Tiled(Exception):
         pass
@@ -145,9 +145,9 @@ def test_auto_takes_natten_on_cuda_where_its_kernels_do(
     def plan_axis(*args):
         raise Tiled
 
-    monkeypatch.setattr(neighborhood.tiles, "plan_axis", plan_axis)
+    monkeypatch.setattr("backbones.ops.neighborhood.tiled.plan_axis", plan_axis)
     q = _cuda((1, 14, 14, 2, dim), dtype)
-    assert neighborhood_natten.runs_fast(q, q, q, (kernel, kernel)) == fast
+    assert natten_backend.runs_fast(q, q, q, (kernel, kernel)) == fast
     if fast:
         assert neighborhood_attention(q, q, q, kernel).shape == q.shape
     else:

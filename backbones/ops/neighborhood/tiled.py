@@ -21,8 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
-from backbones.layers.cache import shape_cache
-from backbones.layers.neighborhood_spans import reach
+from backbones.ops._dispatch import Backend
+from backbones.ops.cache import shape_cache
+from backbones.ops.neighborhood.cpu_plan import key_range
+from backbones.ops.neighborhood.geometry import group_lengths, static_size, window_start
+from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs
 
 
 class Axis(NamedTuple):
@@ -81,18 +84,18 @@ def plan_axis(size: int, kernel: int, dilation: int, stride: int = 1, floor: int
             tile = max((length + 1) // 2, radius + 1 + int(ragged))
             block = min(tile + radius, length)
             return Axis(size, kernel, dilation, length, ragged, tile, 2, 0, block, length - block, 0)
-        reach = radius
+        around = radius
     else:
         # Fewer than K queries a tile: every map then has two tiles or more, and one graph covers all sizes (a dimension
         # that may be 1 would be specialised). The price is one more key on both sides of a block.
         ragged = dilation > 1
         tile = max(kernel - 1, 2)
-        reach = radius + 1
+        around = radius + 1
     tiles = (length + tile - 1) // tile
     # The padded queries are shared between both ends: the first and the last tile then keep enough real positions for
     # the clamped windows to fit into blocks that are placed uniformly.
     lead = (tiles * tile - length + 1) // 2
-    return Axis(size, kernel, dilation, length, ragged, tile, tiles, lead, tile + 2 * reach, tile, lead + reach)
+    return Axis(size, kernel, dilation, length, ragged, tile, tiles, lead, tile + 2 * around, tile, lead + around)
 
 
 def _plan_strided(size: int, kernel: int, dilation: int, stride: int, floor: int) -> Axis:
@@ -110,8 +113,8 @@ def _plan_strided(size: int, kernel: int, dilation: int, stride: int, floor: int
         return Axis(size, kernel, dilation, length, ragged, kernel, length // kernel, 0, kernel, kernel, 0, stride)
     plans = [Axis(size, kernel, dilation, length, ragged, length, 1, 0, length, 1, 0, stride)]
     half = (length + 1) // 2
-    start = min(reach(half, 1, length, kernel, stride)[0], length - kernel - int(ragged))
-    block = max(reach(0, half, length, kernel, stride)[1], length - start)
+    start = min(key_range(half, 1, length, kernel, stride)[0], length - kernel - int(ragged))
+    block = max(key_range(0, half, length, kernel, stride)[1], length - start)
     if block < length:  # two tiles, whose blocks start and end with the group
         plans.append(Axis(size, kernel, dilation, length, ragged, half, 2, 0, block, length - block, 0, stride))
     for tile in range(stride, max(kernel, 8) + 4, stride):
@@ -145,22 +148,20 @@ def axis_offsets(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tens
         one.
     """
 
-    def steps(n: int) -> Tensor:
+    def count(n: int) -> Tensor:
         return torch.arange(n, device=device)
 
     groups = axis.dilation if axis.ragged else 1
-    # number of positions g, g + d, g + 2d, ... below n
-    length = ((axis.size - 1 - steps(groups)) // axis.dilation + 1).view(-1, 1, 1, 1)
-    tile = steps(axis.tiles).view(1, -1, 1, 1)
-    query = tile * axis.tile + steps(axis.tile).view(1, 1, -1, 1) - axis.lead
+    length = group_lengths(axis.size, axis.dilation, count(groups)).view(-1, 1, 1, 1)
+    tile = count(axis.tiles).view(1, -1, 1, 1)
+    query = tile * axis.tile + count(axis.tile).view(1, 1, -1, 1) - axis.lead
     query = torch.minimum(query.clamp(min=0), length - 1)
-    leader = query // axis.stride * axis.stride + axis.stride // 2 if axis.stride > 1 else query
-    start = torch.minimum((leader - axis.kernel // 2).clamp(min=0), length - axis.kernel)
+    start = window_start(query, length, axis.kernel, axis.stride)
     first = tile * axis.step - axis.halo
     if axis.fitted:
         # A block longer than its group starts before it.
         first = torch.minimum(first.clamp(min=0), length - axis.block)
-    return query, start, first + steps(axis.block).view(1, 1, 1, -1)
+    return query, start, first + count(axis.block).view(1, 1, 1, -1)
 
 
 @shape_cache(256)
@@ -298,3 +299,43 @@ def tile_weights(weights: Tensor, rows: Axis, cols: Axis) -> Tensor:
     inside = inside.flatten(6, 7).flatten(4, 5)
     slot = slot[None, :, :, :, :, None].expand(*weights.shape[:-1], -1)
     return torch.where(inside[None, :, :, :, :, None], weights.gather(-1, slot), 0.0)
+
+
+class TiledAttention(Backend):
+    """One dense product over padded tiles, of ordinary operators."""
+
+    name = "tiled"
+
+    def run(self, inputs: AttentionInputs) -> Tensor:
+        q, k, v, bias, window, scale = inputs
+        floor = 6 if q.device.type == "cpu" else 8
+        rows, cols = (plan_axis(static_size(size), *axis, floor) for size, axis in zip(q.shape[1:3], zip(*window)))
+        q, k, v = cut_queries(q, rows, cols), cut_keys(k, rows, cols), cut_keys(v, rows, cols)
+        if bias is None and rows.dense and cols.dense:
+            out = F.scaled_dot_product_attention(*(x.flatten(1, 4).flatten(0, 1) for x in (q, k, v)), scale=scale)
+            return join_queries(out.reshape(q.shape), rows, cols)
+        if bias is None:
+            bias = q.new_zeros(1, 2 * rows.kernel - 1, 2 * cols.kernel - 1)
+        mask = tile_bias(bias.to(q.dtype), rows, cols)
+        mask = mask.expand(*mask.shape[:4], q.shape[5], -1, -1)
+        # Where all groups share one mask they go to the batch, on which the mask is broadcast without a copy.
+        split = 0 if rows.ragged or cols.ragged else 2
+        out = F.scaled_dot_product_attention(
+            *(x.flatten(1 + split, 5).flatten(0, split) for x in (q, k, v)),
+            attn_mask=mask.flatten(split, 4).flatten(0, split - 1) if split else mask.flatten(0, 4)[None],
+            scale=scale,
+        )
+        return join_queries(out.reshape(q.shape), rows, cols)
+
+
+class TiledProduct(Backend):
+    """The same for given weights."""
+
+    name = "tiled"
+
+    def run(self, inputs: ProductInputs) -> Tensor:
+        attn, v, window = inputs
+        rows, cols = (plan_axis(static_size(size), *axis) for size, axis in zip(v.shape[2:4], zip(*window[:2])))
+        attn, v = attn.permute(0, 2, 3, 1, 4), v.permute(0, 2, 3, 1, 4)
+        weights = tile_weights(cut_queries(attn, rows, cols), rows, cols)
+        return join_queries(weights @ cut_keys(v, rows, cols), rows, cols).permute(0, 3, 1, 2, 4)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from backbones.layers import neighborhood, neighborhood_triton
-from backbones.layers.neighborhood import neighborhood_attention, neighborhood_av
+from backbones.ops.neighborhood import neighborhood_attention, neighborhood_av
+from backbones.ops.neighborhood import triton as triton_backend
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CASES = Path(__file__).with_name("triton_cases.py")
 
-needs_triton = pytest.mark.skipif(not neighborhood_triton.INSTALLED, reason="triton is not installed")
+needs_triton = pytest.mark.skipif(not triton_backend.INSTALLED, reason="triton is not installed")
 
 
 @needs_triton
@@ -93,13 +93,13 @@ def test_kernels_fit_into_registers_and_shared_memory(
     """Compiled to machine code, for which no device is needed: a handful of registers may be spilled to the stack, and
     99 KiB of shared memory is the least that devices of these generations have."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(neighborhood_triton, "check", lambda *tensors: None)
+    monkeypatch.setattr(triton_backend, "_unsupported", lambda *tensors: [])
     launches = Launches(monkeypatch)
     q, k, v = torch.randn(1, 28, 28, 3, 2, dim, dtype=dtype).requires_grad_().unbind(3)
     table = torch.randn(2, 13, 13, requires_grad=True)
     neighborhood_attention(q, k, v, 7, 1, table, backend="triton").sum().backward()
     weights = torch.randn(1, 2, 28, 28, 169, dtype=dtype, requires_grad=True)
-    values = torch.randn(1, 2, 28, 28, neighborhood_triton.PRODUCT_DIM, dtype=dtype, requires_grad=True)
+    values = torch.randn(1, 2, 28, 28, triton_backend.PRODUCT_DIM, dtype=dtype, requires_grad=True)
     neighborhood_av(weights, values, 13, backend="triton").sum().backward()
     resources = launches.resources(capability)
     assert len(resources) == 6
@@ -109,19 +109,19 @@ def test_kernels_fit_into_registers_and_shared_memory(
 
 @needs_triton
 def test_measured_tiles_are_used_where_they_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighborhood_triton, "check", lambda *tensors: None)
-    tiles, key = neighborhood_triton.Tiles(4, 16, 4, 16, 8, 1), "attention forward, float32, heads of 16, 3x3"
+    monkeypatch.setattr(triton_backend, "_unsupported", lambda *tensors: [])
+    tiles, key = triton_backend.Tiles(4, 16, 4, 16, 8, 1), "attention forward, float32, heads of 16, 3x3"
     launches = Launches(monkeypatch)
     q = torch.randn(1, 9, 9, 1, 16)
-    with neighborhood_triton.use_tiles({key: tiles}):
+    with triton_backend.use_tiles({key: tiles}):
         neighborhood_attention(q, q, q, 3, backend="triton")
         neighborhood_attention(q, q, q, 5, backend="triton")
     neighborhood_attention(q, q, q, 3, backend="triton")
     names = ("TILE_H", "TILE_W", "BLOCK_H", "BLOCK_W", "num_warps", "num_stages")
     found = [tuple(options[name] for name in names) for _, _, options in launches.kernels]
-    default = neighborhood_triton.default_tiles(torch.float32, 16)
+    default = triton_backend.default_tiles(torch.float32, 16)
     assert found == [tiles, default, default]
-    programs = neighborhood_triton._axes("attention forward", q, [3, 3], [1, 1])[1]
+    programs = triton_backend._axes("attention forward", q, [3, 3], [1, 1])[1]
     assert programs == 4  # 9 x 9 positions in tiles of 8 x 8
 
 
@@ -131,8 +131,8 @@ def test_float32_is_as_exact_as_torchs_products(allowed: str, precision: str) ->
     before = matmul.fp32_precision
     matmul.fp32_precision = allowed
     try:
-        assert neighborhood_triton._precision(torch.float32) == precision
-        assert neighborhood_triton._precision(torch.bfloat16) == "tf32"  # of the table's gradient
+        assert triton_backend._precision(torch.float32) == precision
+        assert triton_backend._precision(torch.bfloat16) == "tf32"  # of the table's gradient
     finally:
         matmul.fp32_precision = before
 
@@ -165,10 +165,10 @@ def test_auto_takes_the_kernels_on_cuda(
 
         return call
 
-    monkeypatch.setattr(neighborhood_triton, "devices_have_kernels", lambda: installed)
-    monkeypatch.setattr(neighborhood_triton, "attention", choose("triton"))
-    monkeypatch.setattr(neighborhood_triton, "product", choose("triton"))
-    monkeypatch.setattr(neighborhood.tiles, "plan_axis", choose("tiled"))
+    monkeypatch.setattr(triton_backend, "devices_have_kernels", lambda: installed)
+    monkeypatch.setattr(triton_backend, "attention", choose("triton"))
+    monkeypatch.setattr(triton_backend, "product", choose("triton"))
+    monkeypatch.setattr("backbones.ops.neighborhood.tiled.plan_axis", choose("tiled"))
     q = _cuda(1, 14, 14, 2, dim, dtype=dtype)
     with pytest.raises(Chosen, match=backend):
         neighborhood_attention(q, q, q, 7, bias=_cuda(2, 13, 13))
@@ -190,10 +190,10 @@ def test_the_kernels_are_for_cuda_and_their_types() -> None:
 
 
 def test_absent_triton_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighborhood_triton, "INSTALLED", False)
-    neighborhood_triton._devices_have_kernels.cache_clear()
-    assert not neighborhood_triton.devices_have_kernels()
+    monkeypatch.setattr(triton_backend, "INSTALLED", False)
+    triton_backend._devices_have_kernels.cache_clear()
+    assert not triton_backend.devices_have_kernels()
     q = torch.randn(1, 9, 9, 1, 16)
     with pytest.raises(ImportError, match='backend="triton" needs the triton package: pip install triton'):
         neighborhood_attention(q, q, q, 3, backend="triton")
-    neighborhood_triton._devices_have_kernels.cache_clear()
+    triton_backend._devices_have_kernels.cache_clear()

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from torch import Size
 
+from backbones.ops.neighborhood.geometry import window_start
+
 CHUNK = 1 << 18  # scores worked on at a time, small enough for the cache (1 MiB in float32)
 TILES = (4, 16)  # least and greatest inner tile
 # Measured, in keys times queries along one axis: what a key of a block costs beyond its products with the tile's
@@ -80,15 +82,9 @@ class Span(NamedTuple):
                 )
 
 
-def _start(position: int, length: int, kernel: int, stride: int) -> int:
-    """First key of the window of the query at `position` of a group of `length`."""
-    leader = position // stride * stride + stride // 2
-    return min(max(leader - kernel // 2, 0), length - kernel)
-
-
-def reach(first: int, count: int, length: int, kernel: int, stride: int) -> tuple[int, int]:
+def key_range(first: int, count: int, length: int, kernel: int, stride: int) -> tuple[int, int]:
     """First key and number of keys that the windows of `count` queries from `first` on cover."""
-    starts = [_start(p, length, kernel, stride) for p in (first, first + count - 1)]
+    starts = [window_start(p, length, kernel, stride) for p in (first, first + count - 1)]
     return starts[0], starts[1] + kernel - starts[0]
 
 
@@ -106,7 +102,7 @@ def split(length: int, kernel: int, stride: int = 1) -> tuple[tuple[int, int, in
     high = min((length - kernel + kernel // 2 - stride // 2) // stride + 1, length // stride)
 
     def keys(first: int, tile: int) -> int:
-        return reach(first, tile, length, kernel, stride)[1]
+        return key_range(first, tile, length, kernel, stride)[1]
 
     def cost(cut: tuple[tuple[int, int, int, int], ...]) -> int:
         total = 0
@@ -136,9 +132,9 @@ def spans(size: int, kernel: int, dilation: int, stride: int = 1) -> tuple[Span,
     longer = size % dilation  # groups that have one position more than the others
     for group, groups, length in ((0, longer, size // dilation + 1), (longer, dilation - longer, size // dilation)):
         for first, tile, tiles, step in split(length, kernel, stride) if groups else ():
-            key, block = reach(first, tile, length, kernel, stride)
-            key_step = _start(first + step, length, kernel, stride) - key if tiles > 1 else step
-            offsets = tuple(_start(p, length, kernel, stride) - key for p in range(first, first + tile))
+            key, block = key_range(first, tile, length, kernel, stride)
+            key_step = window_start(first + step, length, kernel, stride) - key if tiles > 1 else step
+            offsets = tuple(window_start(p, length, kernel, stride) - key for p in range(first, first + tile))
             span = Span(kernel, dilation, group, groups, tile, tiles, first, step, block, key, key_step, offsets)
             result.append(span)
     return tuple(result)

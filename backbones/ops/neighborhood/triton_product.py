@@ -1,6 +1,6 @@
 """Triton kernels of the product of window weights with the values (ContMix), forward and backward.
 
-As in `neighborhood_kernels` a program works on a tile of one dilation group and walks over blocks of what its windows
+As in `triton_attention` a program works on a tile of one dilation group and walks over blocks of what its windows
 cover. The weights of a block are read straight into a dense (queries, keys) matrix with zeros outside of the windows,
 so that the product runs on tensor cores and every weight is read once. Weights are (B, heads, H, W, K_h * K_w) and
 contiguous; maps and names are as there.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from backbones.layers.neighborhood_kernels import (
+from backbones.ops.neighborhood.triton_attention import (
     SIZES,
     _inside,
     _key_range,

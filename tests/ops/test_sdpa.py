@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backbones.layers.sdpa import biased_attention
+from backbones.ops.sdpa import biased_attention
 
 
 @pytest.mark.parametrize("bias_shape", [None, (1, 2, 6, 4), (3, 1, 6, 4), (2, 6, 4)])

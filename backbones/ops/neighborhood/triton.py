@@ -1,6 +1,6 @@
 """Neighborhood attention and window products by Triton kernels, as operators that torch.compile takes as they are.
 
-The kernels themselves are in `neighborhood_kernels` and `product_kernels`, which are imported when first launched:
+The kernels themselves are in `triton_attention` and `triton_product`, which are imported when first launched:
 Triton comes with torch's builds for CUDA, but not with all others. With TRITON_INTERPRET=1 they run, slowly, on any
 device.
 """
@@ -18,6 +18,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from backbones.ops._dispatch import Backend, no_capture_reasons
+from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs
 
 INSTALLED = find_spec("triton") is not None
 
@@ -99,34 +102,44 @@ def devices_have_kernels() -> bool:
     return _devices_have_kernels()
 
 
-def runs_fast(*tensors: Tensor) -> bool:
-    """Whether there are kernels for these three maps, or weights and a map (..., dim)."""
-    return tensors[0].is_cuda and _refusal(*tensors) is None and devices_have_kernels()
-
-
-def _refusal(*tensors: Tensor) -> str | None:
-    """Why no kernel takes these three maps, or weights and a map (..., dim); None if one does."""
+def _unsupported(*tensors: Tensor) -> list[str]:
+    """Why no kernel takes these three maps, or weights and a map (..., dim)."""
     dtype, dim = tensors[-1].dtype, tensors[-1].shape[-1]
-    if dtype not in ATTENTION_DIM or any(x.dtype != dtype for x in tensors):
-        return f"takes tensors of one type, float32, float16 or bfloat16, not {[str(x.dtype) for x in tensors]}"
-    widest = ATTENTION_DIM[dtype] if len(tensors) == 3 else PRODUCT_DIM
-    return f"takes heads of at most {widest} channels in {dtype}, not {dim}" if dim > widest else None
-
-
-def check(*tensors: Tensor) -> None:
-    """Raise an error if no kernel takes these three maps, or weights and a map (..., dim).
-
-    Raises:
-        ImportError: if Triton is not installed.
-        ValueError: on another device or type, or on wider heads.
-    """
-    if not INSTALLED:
-        raise ImportError('backend="triton" needs the triton package: pip install triton.')
-    refusal = _refusal(*tensors)
     if not tensors[0].is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        refusal = f"needs tensors on a CUDA device, not on {tensors[0].device}"
-    if refusal is not None:
-        raise ValueError(f'backend="triton" {refusal}: use backend="auto".')
+        return [f"needs tensors on a CUDA device, not on {tensors[0].device}"]
+    if dtype not in ATTENTION_DIM or any(x.dtype != dtype for x in tensors):
+        return [f"takes tensors of one type, float32, float16 or bfloat16, not {[str(x.dtype) for x in tensors]}"]
+    widest = ATTENTION_DIM[dtype] if len(tensors) == 3 else PRODUCT_DIM
+    return [f"takes heads of at most {widest} channels in {dtype}, not {dim}"] if dim > widest else []
+
+
+class _Triton(Backend):
+    name = package = "triton"
+
+    def is_installed(self) -> bool:
+        return INSTALLED
+
+    def unsuitable_reasons(self, inputs: AttentionInputs | ProductInputs) -> list[str]:
+        if not inputs[0].is_cuda:
+            return ["is for CUDA devices"]
+        return no_capture_reasons(compiled=True) or ([] if devices_have_kernels() else ["has no kernels for them"])
+
+
+class TritonAttention(_Triton):
+    def unsupported_reasons(self, inputs: AttentionInputs) -> list[str]:
+        return _unsupported(*inputs[:3])
+
+    def run(self, inputs: AttentionInputs) -> Tensor:
+        q, k, v, bias, window, scale = inputs
+        return attention(q, k, v, bias, *window, scale)
+
+
+class TritonProduct(_Triton):
+    def unsupported_reasons(self, inputs: ProductInputs) -> list[str]:
+        return _unsupported(*inputs[:2])
+
+    def run(self, inputs: ProductInputs) -> Tensor:
+        return product(inputs.attn, inputs.v, *inputs.window[:2])
 
 
 def _axes(
@@ -188,7 +201,7 @@ def _attention(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The output (B, H, W, heads, dim) and the base-2 logarithm (B, heads, H, W) of what softmax divides by."""
-    from backbones.layers.neighborhood_kernels import attention_forward
+    from backbones.ops.neighborhood.triton_attention import attention_forward
 
     q, k, v = (_unit(x) for x in (q, k, v))
     out = q.new_empty(q.shape)
@@ -222,7 +235,7 @@ def _attention_backward(
     grad_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and the bias; the last is empty unless `grad_bias`."""
-    from backbones.layers.neighborhood_kernels import attention_backward_keys, attention_backward_queries
+    from backbones.ops.neighborhood.triton_attention import attention_backward_keys, attention_backward_queries
 
     q, k, v, grad = (_unit(x) for x in (q, k, v, grad.contiguous()))
     delta = (grad * out).sum(-1, dtype=torch.float32).permute(0, 3, 1, 2).contiguous()
@@ -293,7 +306,7 @@ def attention(
 @torch.library.custom_op("backbones::neighborhood_av", mutates_args=())
 def _product(attn: Tensor, v: Tensor, kernel: list[int], dilation: list[int]) -> Tensor:
     """(B, heads, H, W, K * K), (B, heads, H, W, dim) -> (B, heads, H, W, dim)."""
-    from backbones.layers.product_kernels import product_forward
+    from backbones.ops.neighborhood.triton_product import product_forward
 
     out = v.new_empty(v.shape)
     values = _unit(v).permute(0, 2, 3, 1, 4)
@@ -312,7 +325,7 @@ def _product_backward(
     grad: Tensor, attn: Tensor, v: Tensor, kernel: list[int], dilation: list[int]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the weights and of the values."""
-    from backbones.layers.product_kernels import product_backward_values, product_backward_weights
+    from backbones.ops.neighborhood.triton_product import product_backward_values, product_backward_weights
 
     grad_attn, grad_v = attn.new_empty(attn.shape), v.new_empty(v.shape)
     values, grad = (_unit(x).permute(0, 2, 3, 1, 4) for x in (v, grad))

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.layers.attention import NeighborhoodAttention2d
-from backbones.layers.neighborhood import neighborhood_attention, neighborhood_bias
-from backbones.layers.neighborhood_spans import spans
-from backbones.layers.neighborhood_tiles import axis_offsets, plan_axis
+from backbones.ops.neighborhood import neighborhood_attention, neighborhood_bias
+from backbones.ops.neighborhood.cpu_plan import spans
+from backbones.ops.neighborhood.tiled import axis_offsets, plan_axis
 
-BACKENDS = ["strided", "tiled"]
+BACKENDS = ["cpu", "tiled"]
 
 # (size, kernel, dilation, stride) and the first key of the window of every position, as natten 0.21.7's na1d has them.
 NATTEN_WINDOWS = [

@@ -1,13 +1,13 @@
-"""How the strided form of neighborhood attention cuts an axis, and that results do not depend on the cut."""
+"""How neighborhood attention on CPU cuts an axis, and that results do not depend on the cut."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from backbones.layers import neighborhood_spans
-from backbones.layers.neighborhood import neighborhood_attention, neighborhood_av, window_index
-from backbones.layers.neighborhood_spans import Span, spans, split
+from backbones.ops.neighborhood import cpu_plan, neighborhood_attention, neighborhood_av
+from backbones.ops.neighborhood.cpu_plan import Span, spans, split
+from backbones.ops.neighborhood.geometry import window_index
 
 
 def _tiles(span: Span) -> list[tuple[list[int], list[int], tuple[int, ...]]]:
@@ -72,7 +72,7 @@ def test_results_do_not_depend_on_chunks(monkeypatch, chunk: int, kernel: int, d
     bias = torch.randn(2, 2 * kernel - 1, 2 * kernel - 1, generator=rng, dtype=torch.float64).requires_grad_()
     attn = torch.randn(3, 2, height, width, kernel**2, generator=rng, dtype=torch.float64).requires_grad_()
     grad = torch.randn(qkv.shape[1:], generator=rng, dtype=torch.float64)
-    monkeypatch.setattr(neighborhood_spans, "CHUNK", chunk)
+    monkeypatch.setattr(cpu_plan, "CHUNK", chunk)
 
     def results(backend: str) -> list[torch.Tensor]:
         out = neighborhood_attention(*qkv, kernel, dilation, bias, backend=backend)
@@ -85,4 +85,4 @@ def test_results_do_not_depend_on_chunks(monkeypatch, chunk: int, kernel: int, d
             *torch.autograd.grad(product, [attn, qkv], grad),
         ]
 
-    torch.testing.assert_close(results("strided"), results("reference"), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(results("cpu"), results("reference"), rtol=1e-9, atol=1e-10)

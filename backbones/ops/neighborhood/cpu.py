@@ -2,7 +2,7 @@
 
 This is the eager CPU path. Its tiles fit the map exactly, so nothing is padded. Along an axis a dilation group of L
 positions is cut into one tile at either border, where windows are clamped, and equal tiles between them
-(`neighborhood_spans.split`). All inner tiles of all groups then share one mask, or need none where a stride makes their
+(`cpu_plan.split`). All inner tiles of all groups then share one mask, or need none where a stride makes their
 queries share one window; the two tiles of the borders, with a mask each, are a strided view like any other. So a map is
 mostly four jobs (border or inner tiles on the row axis times the same on the column axis), each a batch of equal dense
 attention problems: on small maps the launches of operators bound the time, not their arithmetic. The queries and the
@@ -21,9 +21,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from backbones._compat import softmax_backward
-from backbones.layers.autocast import backward_without_autocast
-from backbones.layers.cache import shape_cache
-from backbones.layers.neighborhood_spans import Span, chunks, jobs
+from backbones.ops._dispatch import Backend, no_capture_reasons
+from backbones.ops.autocast import backward_without_autocast
+from backbones.ops.cache import shape_cache
+from backbones.ops.neighborhood.cpu_plan import Span, chunks, jobs
+from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs
 
 
 def view(x: Tensor, rows: Span, cols: Span, keys: bool = False) -> Tensor:
@@ -162,7 +164,7 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-class StridedAttention(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
     """softmax(scale * q @ k + bias) @ v; q, k, v (B, H, W, heads, C), bias (heads, 2K - 1, 2K - 1) or None."""
 
     @staticmethod
@@ -219,7 +221,7 @@ class StridedAttention(torch.autograd.Function):
         return grad_q, grad_k.to(q.dtype), grad_v.to(q.dtype), grad_bias, None, None, None, None
 
 
-class StridedProduct(torch.autograd.Function):
+class _Product(torch.autograd.Function):
     """Window weights (B, heads, H, W, K * K) times values (B, heads, H, W, C)."""
 
     @staticmethod
@@ -260,3 +262,21 @@ class StridedProduct(torch.autograd.Function):
                 for window, part in window_views(grad_dense, slots, piece, cols):
                     part.copy_(window)
         return grad_attn.permute(0, 3, 1, 2, 4), grad_v.to(v.dtype).permute(0, 3, 1, 2, 4), None, None
+
+
+class _Cpu(Backend):
+    name = "cpu"
+
+    def unsuitable_reasons(self, inputs: AttentionInputs | ProductInputs) -> list[str]:
+        return ["is for the CPU"] if inputs[0].device.type != "cpu" else no_capture_reasons()
+
+
+class CpuAttention(_Cpu):
+    def run(self, inputs: AttentionInputs) -> Tensor:
+        q, k, v, bias, window, scale = inputs
+        return _Attention.apply(q, k, v, None if bias is None else bias.to(q.dtype), *window, scale)
+
+
+class CpuProduct(_Cpu):
+    def run(self, inputs: ProductInputs) -> Tensor:
+        return _Product.apply(inputs.attn, inputs.v, *inputs.window[:2])

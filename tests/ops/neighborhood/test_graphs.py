@@ -9,7 +9,7 @@ import torch
 from timm.layers import create_feature_extractor, get_graph_node_names
 from torch import Tensor, nn
 
-from backbones.layers.neighborhood import neighborhood_attention, neighborhood_av, neighborhood_bias
+from backbones.ops.neighborhood import neighborhood_attention, neighborhood_av, neighborhood_bias
 
 DIM, HEADS = 8, 2
 
