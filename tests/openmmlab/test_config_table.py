@@ -45,6 +45,7 @@ def test_our_costs_are_the_published_ones(task):
     [
         ("detection", "nat/mask-rcnn_nat-m_fpn_amp-ms-crop-3x_coco"),
         ("detection", "biformer/retinanet_biformer-s_fpn_amp-1x_coco"),
+        ("detection", "emov2/ssdlite_emov2-1m_8xb24-600e_coco-512x512"),
         ("segmentation", "biformer/semantic-fpn_biformer-s_8xb4-amp-80k_ade20k-512x512"),
     ],
 )
