@@ -230,14 +230,18 @@ def _resize_tables(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dic
 
 _HALF = {"mean": IMAGENET_INCEPTION_MEAN, "std": IMAGENET_INCEPTION_STD}
 _BY_TIMM = "this accuracy is timm's measurement, of squashed images: the authors give none for these weights"
+_BY_AUTHORS = "this accuracy is that of the authors' centre crop, size / (size + 32) of the shorter side"
 _CROPS = {224: 0.875, 384: 0.923, 512: 0.941}  # size / (size + 32)
 
 
 def _in1k(name: str, *top1: float) -> dict[str, Weights]:
     """Trained on ImageNet-1K at 224, and from there at 384 and 512."""
-    weights = {"in1k": Weights(hf_hub_id=f"timm/maxvit_{name}_tf_224.in1k", crop_pct=_CROPS[224], top1=top1[0])}
+    notes = (_BY_AUTHORS,)
+    repo = f"timm/maxvit_{name}_tf_224.in1k"
+    weights = {"in1k": Weights(hf_hub_id=repo, crop_pct=_CROPS[224], top1=top1[0], notes=notes)}
     for side, value in zip((384, 512), top1[1:]):
-        weights[f"in1k_{side}"] = _large(f"maxvit_{name}_tf_{side}.in1k", side, value, crop_pct=_CROPS[side])
+        repo = f"maxvit_{name}_tf_{side}.in1k"
+        weights[f"in1k_{side}"] = _large(repo, side, value, crop_pct=_CROPS[side], notes=notes)
     return weights
 
 
