@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from backbones.dense.config import DenseError, datasets
+from backbones.dense.config import datasets
+from backbones.dense.errors import DenseError
 from backbones.dense.loading import name_files
 from backbones.dense.predict import draw_sample, make_visualizer
 from backbones.figures import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, save_figure, style_axes

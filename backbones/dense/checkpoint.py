@@ -17,7 +17,7 @@ from torch import nn
 from backbones.checkpoints import Store, WeightsError, read_checkpoint
 from backbones.checkpoints.download import download
 from backbones.checkpoints.store import storing
-from backbones.dense.config import some
+from backbones.dense.errors import some
 
 _SHOWN = 5  # keys in a message
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from rich.console import Console
 from rich.table import Table
 
 from backbones.checkpoints import WeightsError
-from backbones.dense.config import DenseError, load_config
+from backbones.dense.config import load_config
 from backbones.dense.data_check import problems
+from backbones.dense.errors import DenseError
 from backbones.dense.ops import OperatorsError
+from backbones.dense.options import OptionsAction
 from backbones.dense.reading import Reader
 from backbones.processes import keep_freed_memory, leave_processes
 from backbones.terminal import counting_bar, messages
@@ -34,7 +38,7 @@ def parser_of(name: str, description: str | None, work_dir: bool = True) -> argp
         "--classes", nargs="+", metavar="NAME", help="the data's classes, in the order of their annotations"
     )
     group.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="other values of it"
+        "--cfg-options", nargs="+", action=OptionsAction, default={}, metavar="KEY=VALUE", help="other values of it"
     )
     if work_dir:
         group.add_argument("--work-dir", metavar="DIR", help="where the run goes (default: output/<config>)")
@@ -50,6 +54,23 @@ def say(text: str) -> None:
     """A message for the user, on stderr; of many processes, the first speaks."""
     if is_main_process():
         messages.print(text, markup=False, soft_wrap=True)
+
+
+def check_output(path: str | Path, flag: str, folder: bool = True) -> None:
+    """Make sure, before anything is computed, that a folder or file can be written.
+
+    Raises:
+        DenseError: It cannot.
+    """
+    path = Path(path).expanduser().absolute()
+    if not folder and path.is_dir():
+        raise DenseError(f"{path} is a folder: name a file with {flag}.")
+    wanted = path if folder else path.parent
+    there = next(place for place in (wanted, *wanted.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise DenseError(f"{there} is no folder, so that nothing can be written to {path}: name another with {flag}.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DenseError(f"{there} cannot be written to: name another with {flag}.")
 
 
 def add_data_check(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +121,14 @@ def guarded(run: Callable[[Sequence[str] | None], int | None], argv: Sequence[st
         return code or 0
     except (DenseError, WeightsError, OperatorsError) as error:
         messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        reason = f"{error.strerror or error}".lower()
+        text = f"error: {error.filename or 'A file'} cannot be read or written ({reason}): see to it, or name another."
+        messages.print(text, style="bold red", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         messages.print("Interrupted. A training goes on with --resume.", style="yellow")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from backbones.dense import runner
 from backbones.dense.analysis import browse, plot_run, read_scalars
-from backbones.dense.cli_common import guarded, parser_of, read_config, say, show_rows
-from backbones.dense.config import DenseError
+from backbones.dense.cli_common import check_output, guarded, parser_of, read_config, say, show_rows
 from backbones.dense.costs import build_model, count_macs
 from backbones.dense.data_check import check
+from backbones.dense.errors import DenseError
 from backbones.profiling import count_parameters
 
 
@@ -20,6 +20,8 @@ def _analyze(argv: Sequence[str] | None) -> None:
     parser.add_argument("work_dir", metavar="WORK_DIR", help="where train.py put the run")
     parser.add_argument("-o", "--out", metavar="FILE.png", help="default: curves.png in the work folder")
     args = parser.parse_args(argv)
+    if args.out:
+        check_output(args.out, "--out", folder=False)
     path = plot_run(args.work_dir, args.out)
     rows = read_scalars(args.work_dir)
     last = next(row for row in reversed(rows) if "loss" in row)
@@ -62,6 +64,7 @@ def _browse(argv: Sequence[str] | None) -> None:
     args = parser.parse_args(argv)
     if args.number < 1:
         raise DenseError(f"--number must be at least 1, not {args.number}.")
+    check_output(args.out_dir, "--out-dir")
     cfg = read_config(args)
     for remark in check(cfg, [args.split]):
         say(remark)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from backbones.dense.cli_common import guarded, parser_of, read_config, say
-from backbones.dense.config import DenseError
+from backbones.dense.cli_common import check_output, guarded, parser_of, read_config, say
+from backbones.dense.errors import DenseError
 from backbones.dense.predict import Predictor, find_images, predict
-from backbones.dense.runner import build_model, without_starting_weights
+from backbones.dense.runner import build_model, check_device, without_starting_weights
 from backbones.terminal import counting_bar
 
 
@@ -26,6 +26,8 @@ def run(argv: Sequence[str] | None) -> int:
         raise DenseError(f"--score-thr is a score from 0 to 1, not {args.score_thr}.")
     if args.limit is not None and args.limit < 1:
         raise DenseError(f"--limit must be at least 1, not {args.limit}.")
+    check_device(args.device)
+    check_output(args.out_dir, "--out-dir")
     cfg = without_starting_weights(read_config(args))
     images = find_images(args.inputs)
     if args.limit and len(images) > args.limit:

@@ -11,9 +11,19 @@ from mmengine.dist import is_main_process
 
 from backbones.dense import runner
 from backbones.dense.checkpoint import load_weights
-from backbones.dense.cli_common import add_data_check, check_data, guarded, parser_of, read_config, say, show_rows
-from backbones.dense.config import DenseError, datasets
+from backbones.dense.cli_common import (
+    add_data_check,
+    check_data,
+    check_output,
+    guarded,
+    parser_of,
+    read_config,
+    say,
+    show_rows,
+)
+from backbones.dense.config import datasets
 from backbones.dense.data_check import check
+from backbones.dense.errors import DenseError
 from backbones.files import replacing
 
 
@@ -26,6 +36,9 @@ def run(argv: Sequence[str] | None) -> int:
     add_data_check(parser)
     args = parser.parse_args(argv)
     cfg = runner.without_starting_weights(read_config(args))
+    check_output(cfg.work_dir, "--work-dir")
+    if args.out:
+        check_output(args.out, "--out", folder=False)
     if args.check_data:
         return check_data(cfg, ["test"])
     for remark in check(cfg, ["test"]):
@@ -41,7 +54,7 @@ def run(argv: Sequence[str] | None) -> int:
     job = runner.build(cfg)
     model = getattr(job.model, "module", job.model)
     load_weights(getattr(model, "module", model) if args.tta else model, args.checkpoint)
-    with runner.translated():
+    with runner.translated(job):
         metrics = job.test()
     if not is_main_process():
         return 0

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from mmengine.dist import is_main_process
+
+from backbones.checkpoints import WeightsError
 from backbones.dense import runner
-from backbones.dense.cli_common import add_data_check, check_data, guarded, parser_of, read_config, say
-from backbones.dense.config import DenseError
+from backbones.dense.cli_common import add_data_check, check_data, check_output, guarded, parser_of, read_config, say
 from backbones.dense.data_check import check
+from backbones.dense.errors import DenseError
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -34,18 +40,34 @@ def run(argv: Sequence[str] | None) -> int:
     if args.save_every_steps < 0:
         raise DenseError(f"--save-every-steps must be at least 0, not {args.save_every_steps}.")
     cfg = read_config(args)
+    check_output(cfg.work_dir, "--work-dir")
     splits = ["train", "val"] if cfg.get("val_cfg") else ["train"]
     if args.check_data:
         return check_data(cfg, splits)
     for remark in check(cfg, splits):
         say(remark)
-    job = runner.build(
-        cfg, amp=args.amp, auto_scale_lr=args.auto_scale_lr, resume=args.resume, save_every_steps=args.save_every_steps
-    )
-    with runner.translated():
-        job.train()
+    with _gone_unless_started(Path(cfg.work_dir)):
+        job = runner.build(cfg, args.amp, args.auto_scale_lr, args.resume, args.save_every_steps)
+        with runner.translated(job):
+            job.train()
     say(f"checkpoints and logs: {cfg.work_dir}")
     return 0
+
+
+@contextlib.contextmanager
+def _gone_unless_started(folder: Path) -> Iterator[None]:
+    """Leave no work folder behind that was made for a config which cannot be run."""
+    there = folder.exists()
+    try:
+        yield
+    except (DenseError, WeightsError):
+        if not there and is_main_process() and not any(_losses(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _losses(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.glob("*/vis_data/scalars.json") if path.stat().st_size)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

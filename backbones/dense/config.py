@@ -11,15 +11,14 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+from mmengine.utils import import_modules_from_strings
 
 from backbones.dense.config_table import COLUMNS, config_paths
+from backbones.dense.errors import DenseError
+from backbones.dense.ops import OperatorsError
+from backbones.dense.options import check_options
 
 SPLITS = ("train", "val", "test")
-_SHOWN = 8  # names in a message
-
-
-class DenseError(ValueError):
-    """A mistake in a config, its data or its options; the message is one sentence with the remedy."""
 
 
 def load_config(
@@ -49,8 +48,13 @@ def load_config(
         raise DenseError(f"There is no config {path}: {hint}")
     try:
         cfg = Config.fromfile(path)
+        check_options(cfg, options or {})
         cfg.merge_from_dict(dict(options or {}))
-    except (SyntaxError, KeyError, AttributeError, TypeError, OSError, IndexError) as error:
+        if any(key.startswith("custom_imports") for key in options or ()):
+            import_modules_from_strings(**cfg.custom_imports)
+    except (DenseError, OperatorsError):
+        raise
+    except Exception as error:  # a config is a program
         raise DenseError(f"Cannot read config {path} with these options ({_line(error)}): correct them.") from error
     if "model" not in cfg or cfg.get("default_scope") not in ("mmdet", "mmseg"):
         raise DenseError(f'{path} is no config of mmdet or mmseg: it needs model and default_scope="mmdet" or "mmseg".')
@@ -170,8 +174,3 @@ def classes_of(cfg: Config, dataset: Any) -> tuple[str, ...]:
     """Names of a data set's classes: the config's, or those that its type knows."""
     own = dataset.get("metainfo", {}).get("classes")
     return tuple(own or dataset_class(cfg, dataset.type).METAINFO.get("classes", ()))
-
-
-def some(names: Sequence[str], limit: int = _SHOWN) -> str:
-    """The first names of a list, for a message."""
-    return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")

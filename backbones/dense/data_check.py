@@ -19,7 +19,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from backbones.dense.coco_check import CocoFile, read_categories
-from backbones.dense.config import DenseError, classes_of, dataset_class, datasets, heads, some
+from backbones.dense.config import classes_of, dataset_class, datasets, heads
+from backbones.dense.errors import DenseError, some
 from backbones.dense.reading import Reader, image_size, mapped
 
 IGNORED = 255  # label of pixels that count for nothing

@@ -15,7 +15,7 @@ import mmcv
 from mmengine.dist import get_rank
 from torch.utils.data import DataLoader, Dataset
 
-from backbones.dense.config import DenseError
+from backbones.dense.errors import DenseError
 from backbones.seeding import seeded
 
 _KEPT = (

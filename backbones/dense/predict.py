@@ -17,7 +17,8 @@ from mmengine.registry import DATASETS, VISUALIZERS
 from PIL import Image
 from torch import nn
 
-from backbones.dense.config import DenseError, classes_of, datasets
+from backbones.dense.config import classes_of, datasets
+from backbones.dense.errors import DenseError
 from backbones.dense.loading import NamingPipeline
 from backbones.files import replacing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import re
@@ -23,13 +24,17 @@ from torch.utils.data import DataLoader
 from backbones.checkpoints import WeightsError
 from backbones.dense import loading, loops
 from backbones.dense.checkpoint import load_state, load_weights, read
-from backbones.dense.config import DenseError
+from backbones.dense.errors import DenseError
+from backbones.dense.options import arguments_of, names_of, nearest, registries
 
 _RUNS = itertools.count(1)
+_SHOWN = 300  # characters of an error of others
 
 
 class Runner(mmengine.runner.Runner):
     """mmengine's Runner that resumes exactly, refuses another model's checkpoint, and leaves no part of one behind."""
+
+    went_through = False  #: whether an iteration of the current loop has
 
     @property
     def resuming(self) -> bool:
@@ -51,6 +56,7 @@ class Runner(mmengine.runner.Runner):
     def register_hooks(self, *args: Any, **kwargs: Any) -> None:
         super().register_hooks(*args, **kwargs)
         self.register_hook(loops.GradientHook())
+        self.register_hook(loops.ProofHook())
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         super().resume(filename, *args, **kwargs)
@@ -107,6 +113,10 @@ def build(
         WeightsError: Its starting weights cannot be loaded.
     """
     adapt(cfg, amp)
+    for key in ("max_epochs", "max_iters", "val_interval"):
+        value = (cfg.get("train_cfg") or {}).get(key, 1)
+        if not isinstance(value, int) or value < 1:
+            raise DenseError(f"train_cfg.{key} is a whole number from 1 on, not {value!r}: correct it.")
     if auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise DenseError("The config has no auto_scale_lr.base_batch_size to scale the learning rate from.")
@@ -141,6 +151,20 @@ def build_model(cfg: Config, checkpoint: str | None = None, device: str | None =
     model.dataset_meta = load_weights(model, checkpoint) if checkpoint else {}
     model.cfg = cfg
     return model.to(device or default_device()).eval()
+
+
+def check_device(name: str | None) -> None:
+    """Make sure that a device can be used.
+
+    Raises:
+        DenseError: It is unknown, or not there.
+    """
+    try:
+        if name is not None:
+            torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+        raise DenseError(f"Device {name!r} cannot be used ({reason}): try --device cpu.") from error
 
 
 def without_starting_weights(cfg: Config) -> Config:
@@ -262,28 +286,69 @@ def check_neck(model: nn.Module, cfg: Config) -> None:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turn what OpenMMLab's packages raise for a mistake of the user into one sentence.
+def translated(runner: Runner | None = None) -> Iterator[None]:
+    """Turn what is raised for a mistake of the user into one sentence.
+
+    Args:
+        runner: What runs inside, if it is more than building: what fails before the first iteration of a loop has gone
+            through is taken for a mistake in the config; after it, for one in the program, and raised as it is.
 
     Raises:
-        DenseError: With that sentence; anything else is raised as it is.
+        DenseError: With that sentence.
     """
     try:
         yield
     except WeightsError:
         raise
     except DenseError as error:  # out of a loader's process, it comes with the traceback there
-        sentence = str(error).rstrip().rpartition("DenseError: ")[2]
-        raise DenseError(sentence) from error
+        raise DenseError(str(error).rstrip().rpartition("DenseError: ")[2]) from error
     except Exception as error:
-        text = str(error)
-        if isinstance(error, KeyError) and "is not in the" in text:
-            sentence = " ".join(text.strip("'\"").split(". ")[0].split()) + ": correct the type in the config."
-        elif isinstance(error, ValueError | TypeError) and ("Backbone" in text or _from_us(error)):
-            sentence = re.sub(r"^(class `\w+` in [\w./]+: )+", "", text).strip()
-        else:
+        sentence = _known_failure(error)
+        if sentence is None and (runner is None or not runner.went_through):
+            sentence = _config_failure(error)
+        if sentence is None:
             raise
         raise DenseError(sentence) from error
+
+
+def _known_failure(error: Exception) -> str | None:
+    """What to tell of failures of the machine, which may come at any time."""
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return "Out of memory: give a smaller train_dataloader.batch_size or images, or --amp."
+    if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
+        return (
+            "A process that loads data was killed, as happens when memory or /dev/shm is full: "
+            "give fewer by --cfg-options train_dataloader.num_workers=N."
+        )
+    if "PytorchStreamWriter" in text or "No space left" in text:
+        return "A checkpoint cannot be written whole: make room on the disk, and go on with --resume."
+    return None
+
+
+def _config_failure(error: Exception) -> str:
+    """What to tell of an error that building or a first iteration met."""
+    text = " ".join(str(error).strip("'\"").split())
+    owners = re.findall(r"class `(\w+)` in ([\w./]+?)\.py: ", text)
+    reason = re.sub(r"class `\w+` in [\w./]+: ", "", text).strip()
+    unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", reason)
+    absent = re.match(r"(\S+) is not in the (.+?) registry", reason)
+    if unknown and owners:
+        target = getattr(importlib.import_module(owners[-1][1].replace("/", ".")), owners[-1][0], None)
+        near = nearest(unknown[2], arguments_of(target)[0] if target else ())
+        return (
+            f"{owners[-1][0]} has no {unknown[2]}: {f'did you mean {near}?' if near else 'take it out of the config.'}"
+        )
+    if absent:
+        roots = [registry for registry in registries() if registry.name == absent[2].rpartition("::")[2]]
+        near = nearest(absent[1], set().union(*map(names_of, roots)))
+        remedy = f"did you mean {near}?" if near else "correct the type in the config."
+        return f"{absent[1]} is not in the {absent[2]} registry: {remedy}"
+    if _from_us(error):
+        return reason
+    who = owners[-1][0] if owners else type(error).__name__
+    said = (reason if len(reason) <= _SHOWN else f"{reason[:_SHOWN]}...") or "no reason is given"
+    return f"The config cannot be run ({who}: {said.rstrip('.')}): correct the option that this is about."
 
 
 def _from_us(error: BaseException) -> bool:
@@ -293,4 +358,4 @@ def _from_us(error: BaseException) -> bool:
     while frame is not None:
         files.append(Path(frame.tb_frame.f_code.co_filename).name)
         frame = frame.tb_next
-    return "dense_backbone.py" in files[-4:]
+    return bool({"dense_backbone.py", "backbone.py", "optim.py"} & set(files[-4:])) and isinstance(error, ValueError)

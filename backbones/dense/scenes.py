@@ -31,7 +31,7 @@ from PIL import Image, ImageFilter
 from rich.progress import Progress
 
 from backbones.dense.cli_common import guarded, say
-from backbones.dense.config import DenseError
+from backbones.dense.errors import DenseError
 from backbones.terminal import counting_bar
 
 SPLITS = ("train", "val")

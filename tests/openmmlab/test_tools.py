@@ -330,7 +330,11 @@ def test_checkpoints_that_run_code_are_refused(detection, tmp_path):
 
 
 BAD_DETECTION = {
-    "nothing of that name": ("--cfg-options", ["model.type=Mask"], "is not in the .* registry"),
+    "nothing of that name": (
+        "--cfg-options",
+        ["model.type=MaskRCN"],
+        "there is no model MaskRCN: did you mean MaskRCNN",
+    ),
     "stages": ("--cfg-options", ["model.backbone.out_indices=[0,1,2,9]"], r"out_indices .* from 0 to 3"),
     "channels": ("--cfg-options", ["model.neck.in_channels=[1,2,3,4]"], r"gives \[32, 32, 64, 64\]"),
     "model": ("--cfg-options", ["model.backbone.model=nat_q"], "did you mean nat_"),
@@ -350,6 +354,100 @@ def test_bad_detection(case, detection, capsys, monkeypatch):
     assert detection.train(flag, *values) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ") and re.search(message, last), last
+
+
+#: Options that are wrong, and what is said of them.
+WRONG_OPTIONS = {
+    "modle.backbone=1": "the config has no modle: did you mean model?",
+    "model.nek.out_channels=3": "model has no nek: did you mean neck?",
+    "model.neck.out_chanels=3": "model.neck has no out_chanels: did you mean out_channels?",
+    "model.backbone=3": r"model.backbone: it is a group of options \(type, .*\), not 3",
+    "model.backbone.depth=(1,1)": "model.backbone has no depth: did you mean depths?",
+    "model.test_cfg.rcnn.score_th=0.1": "model.test_cfg.rcnn has no score_th: did you mean score_thr?",
+    "optim_wrapper.optimizer.type=AdamWW": "there is no optimizer AdamWW: did you mean AdamW?",
+    "optim_wrapper.optimizer.lr=abc": "optim_wrapper.optimizer.lr: it is a number, such as 0.001, not 'abc'",
+    "optim_wrapper.clip_grad.max_nrm=1": "optim_wrapper.clip_grad has no max_nrm: did you mean max_norm?",
+    "train_dataloader.dataset.pipeline=abc": "train_dataloader.dataset.pipeline: it is a list, not 'abc'",
+    "train_dataloader.sampler.type=Foo": "there is no data sampler Foo: it is DefaultSampler in the config",
+    "train_dataloader.batchsize=2": "train_dataloader has no batchsize: did you mean batch_size?",
+    "train_cfg.max_epoch=3": "train_cfg has no max_epoch: did you mean max_epochs?",
+    "train_cfg.val_interval=0": "train_cfg.val_interval is a whole number from 1 on, not 0",
+    "default_hooks.chekpoint.interval=1": "default_hooks has no chekpoint: did you mean checkpoint?",
+    "default_hooks.checkpoint.intervall=1": "default_hooks.checkpoint has no intervall: did you mean interval?",
+    "env_cfg.cudnn_benchmrk=True": "env_cfg has no cudnn_benchmrk: did you mean cudnn_benchmark?",
+    "randomness.sed=1": "randomness has no sed: did you mean seed?",
+    "auto_scale_lr.base_batch=3": "auto_scale_lr has no base_batch: did you mean base_batch_size?",
+    "param_scheduler.7.end=9": "Index 7 exceeds the length",
+    "custom_imports.imports=[nowhere]": "Cannot read config .*nowhere",
+    "model.backbone.model": "'model.backbone.model' is no KEY=VALUE: write it like",
+    "model.backbone.dims=(1,2": "cannot be read .*: correct it",
+    # what building finds
+    "model.backbone.init_cfg.type=Foo": 'init_cfg must be dict\\(type="Pretrained"',
+    "model.backbone.pretrained=foo": "has no weights tagged 'foo'|Invalid pretrained tag \\(foo\\) for nat_m",
+    "optim_wrapper.constructor=backbones.LayerDecayOptimWrapperConstructor optim_wrapper.paramwise_cfg.layerdecay=1": (
+        "paramwise_cfg has no option layerdecay: it takes layer_decay"
+    ),
+    "train_dataloader.batch_size=0": "batch_size should be a positive integer value",
+    "optim_wrapper.optimizer.lr=-1": "Invalid learning rate: -1",
+    # what the first iteration finds
+    "model.rpn_head.in_channels=3": "to have 3 channels, but got 32 channels",
+}
+
+
+@pytest.mark.parametrize("options", WRONG_OPTIONS)
+def test_wrong_options(options, detection, capsys):
+    assert detection.train("--cfg-options", *options.split()) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and re.search(WRONG_OPTIONS[options], last), last
+    assert not detection.run.exists()
+
+
+def test_new_options_that_are_read_are_taken(detection):
+    """Of classes, of what these hand on, of hooks, and of parts that know no names."""
+    new = {
+        "model.backbone.frozen_stages": 1,
+        "model.backbone.mlp_ratio": 2.0,
+        "model.neck.add_extra_convs": "on_input",
+        "model.test_cfg.rcnn.extra": 1,
+        "optim_wrapper.accumulative_counts": 2,
+        "optim_wrapper.paramwise_cfg.norm_decay_mult": 0.0,
+        "train_dataloader.pin_memory": True,
+        "default_hooks.checkpoint.save_best": "auto",
+        "default_hooks.logger.priority": "LOW",
+        "custom_hooks": [],
+        "randomness.deterministic": True,
+        "sync_bn": None,
+        "load_from": "a.pth",
+        "train_cfg.val_begin": 2,
+        "train_dataloader.dataset.indices": 4,
+    }
+    cfg = load_config(detection.config, new)
+    assert cfg.model.backbone.frozen_stages == 1 and cfg.train_dataloader.dataset.indices == 4
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "meta:x"])
+def test_wrong_devices(device, trained, tmp_path, capsys):
+    args = [str(trained.config), trained.last, str(trained.data), "-o", str(tmp_path / "out"), "--device", device]
+    assert cli_predict.main([*args, *trained.options]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(rf"error: Device '{device}' cannot be used \(.*\): try --device cpu", last), last
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_that_cannot_be_written(trained, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    config, data = str(trained.config), str(trained.data)
+    case = Case(tmp_path, trained.config, trained.data, trained.metric)
+    for flag, code in {
+        "--out-dir": lambda: cli_predict.main([config, trained.last, data, "-o", str(file / "out"), *case.options]),
+        "--work-dir": lambda: cli_train.main([config, *case.options, "--work-dir", str(file)]),
+        "--out": lambda: cli_test.main([config, trained.last, *case.options, "--out", str(tmp_path)]),
+        "-o": lambda: cli_look.analyze([str(trained.run), "--out", str(file / "curves.png")]),
+    }.items():
+        assert code() == 2, flag
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert re.search(r"error: .* is (no folder|a folder).*: name (another|a file) with --", last), last
 
 
 def test_heads_and_classes_must_agree(detection, capsys):
