@@ -48,7 +48,7 @@ _TAKEN = {
 #: Whose keys are all known, although they are of no type.
 _CLOSED = r"|(train|val|test)_dataloader|env_cfg(\.mp_cfg)?|randomness|auto_scale_lr|train_cfg"
 _ALWAYS = {"type", "_delete_", "_scope_"}
-_ALIKE = 0.75  # of names, from which on a new key of an open part is taken for a slip
+_ALIKE = 0.8  # of names, from which on a new key is taken for a slip where others may be read
 
 
 class OptionsAction(DictAction):
@@ -97,14 +97,12 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
 def _check_new(parent: str, part: Mapping, name: str, scope: str | None, where: str) -> None:
     """Refuse a key that is new to a part of a config, and that the part does not take."""
     typed = isinstance(part.get("type"), str)
-    arguments = _arguments(part, scope) if typed else None
-    if typed and arguments is None:
-        return  # building tells
+    arguments, takes_any = _arguments(part, scope) if typed else (set(), True)
     taken = set().union(*(names for pattern, names in _TAKEN.items() if re.fullmatch(pattern, parent)))
-    known = {*part, *taken, *(arguments or ())} - {"self", "args", "kwargs"}
+    known = {*part, *taken, *arguments} - {"self", "args", "kwargs"}
     if name in known | _ALWAYS:
         return
-    closed = typed or re.fullmatch(_CLOSED, parent) is not None
+    closed = not takes_any or (not typed and re.fullmatch(_CLOSED, parent) is not None)
     near = nearest(name, known, 0.6 if closed else _ALIKE)
     if not closed and not near:
         return
@@ -158,18 +156,18 @@ def registries() -> list[Registry]:
     return [value for value in vars(mmengine.registry).values() if isinstance(value, Registry)]
 
 
-def _arguments(part: Mapping, scope: str | None) -> set[str] | None:
-    """The arguments of what a part's `type` names; None where it is unknown, or takes any."""
+def _arguments(part: Mapping, scope: str | None) -> tuple[set[str], bool]:
+    """The arguments of what a part's `type` names, and whether it takes any, as far as it is known."""
     targets = [target for _, target in _found(part["type"], scope)]
     if Backbone in targets:  # hands on to the model
         with contextlib.suppress(KeyError, AttributeError):
             targets.append(family_of(part["model"].partition(".")[0]).model)
     found: set[str] = set()
-    handed_on = not targets
+    takes_any = True
     for target in targets:
-        arguments, handed_on = arguments_of(target)
+        arguments, takes_any = arguments_of(target)
         found |= arguments
-    return None if handed_on else found
+    return found, takes_any
 
 
 def arguments_of(target: Any) -> tuple[set[str], bool]:
