@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from backbones.train import cli_predict, cli_validate
+from backbones.train.options.flags import read_options
 from backbones.train.recipe import list_recipes, parse_command_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +53,7 @@ class Parsed(BaseException):
 
 
 def _options(script: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
-    """The parser of a program of tools/, after it has parsed `argv`."""
+    """The parser of a program of tools/, after the program has read and checked `argv` as its options."""
     used = []
     parse_args = argparse.ArgumentParser.parse_args
 
@@ -60,7 +62,14 @@ def _options(script: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> a
         used.append(self)
         raise Parsed
 
+    def read(kind, parser, args):
+        read_options(kind, parser, args)
+        used.append(parser)
+        raise Parsed
+
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    for module in (cli_predict, cli_validate):
+        monkeypatch.setattr(module, "read_options", read)
     monkeypatch.setattr(sys, "argv", [script, *argv])
     with pytest.raises(Parsed):
         runpy.run_path(str(ROOT / script), run_name="__main__")
