@@ -47,8 +47,8 @@ def load(args: EvaluationOptions, spec: str, checkpoint: str | None, say: Callab
         checkpoint,
         pretrained=args.pretrained,
         num_classes=args.num_classes,
-        in_chans=args.in_chans,
-        img_size=args.img_size,
+        in_chans=args.input_size[0] if args.input_size else args.in_chans,
+        img_size=args.size,
         data_args={key: getattr(args, key) for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")},
         use_ema=args.use_ema,
         use_test_size=not args.use_train_size,
@@ -71,7 +71,7 @@ def exif_transpose(args: EvaluationOptions, spec: str) -> bool:
 
 def make_forward(args: EvaluationOptions, loaded: LoadedModel, device: torch.device) -> Forward:
     """The loaded model on its device, compiled and in the memory format that the options ask for."""
-    model = loaded.model.to(device)
+    model = loaded.model.to(device, getattr(torch, args.model_dtype) if args.model_dtype else None)
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if args.torchcompile:

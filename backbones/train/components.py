@@ -133,9 +133,34 @@ def build_model(options: TrainOptions, num_classes: int, load: bool = True) -> t
     kwargs.update(num_classes=num_classes, in_chans=options.in_chans, drop_path_rate=options.drop_path)
     kwargs.update(global_pool=options.gp, drop_rate=options.drop or None)
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    if options.img_size:
-        kwargs = resolve_model_input_args(name, {"img_size": options.img_size}, **kwargs)
+    if options.size:
+        with refusals_named(name, options.model_kwargs):
+            kwargs = resolve_model_input_args(name, {"input_size": (options.in_chans, *options.size)}, **kwargs)
         name = kwargs.pop("model_name")
+    model, report = _load_model(options, name, kwargs, num_classes, load)
+    if load:
+        _init_head(options, model)
+    return model, report
+
+
+def _init_head(options: TrainOptions, model: nn.Module) -> None:
+    """Scales the classifier's starting weights and sets its bias, as the options say."""
+    if options.head_init_scale is None and options.head_init_bias is None:
+        return
+    classifier = model.get_classifier()
+    if not isinstance(classifier, nn.Linear):
+        raise ModelError(f"{options.model} has no linear classifier: leave out --head-init-scale and --head-init-bias.")
+    with torch.no_grad():
+        if options.head_init_scale is not None:
+            classifier.weight.mul_(options.head_init_scale)
+            classifier.bias.mul_(options.head_init_scale)
+        if options.head_init_bias is not None:
+            classifier.bias.fill_(options.head_init_bias)
+
+
+def _load_model(
+    options: TrainOptions, name: str, kwargs: dict[str, Any], num_classes: int, load: bool
+) -> tuple[nn.Module, LoadReport | None]:
     torch.manual_seed(options.seed)
     if not load or not (options.pretrained or options.pretrained_path):
         model = _create(name, options.model_kwargs, **kwargs)
@@ -198,15 +223,16 @@ def place_model(model: nn.Module, options: TrainOptions, world: World) -> nn.Mod
             raise ModelError("--sync-bn works on GPUs only: drop it (--no-sync-bn).")
         model = convert_sync_batchnorm(model)
     layout = torch.channels_last if options.channels_last else torch.preserve_format
-    return model.to(world.device, memory_format=layout)
+    dtype = getattr(torch, options.model_dtype) if options.model_dtype else None
+    return model.to(world.device, dtype, memory_format=layout)
 
 
 def data_config(options: TrainOptions, model: nn.Module) -> dict[str, Any]:
     """timm's preprocessing of the model, with the options' overrides: input_size, mean, std, interpolation, crop."""
     names = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
     args = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if options.img_size:
-        args["input_size"] = (options.in_chans, options.img_size, options.img_size)
+    if options.size:
+        args["input_size"] = (options.in_chans, *options.size)
     config = resolve_data_config(args, model=model)
     config["input_size"] = (options.in_chans, *config["input_size"][1:])
     for key in ("mean", "std"):

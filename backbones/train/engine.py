@@ -100,6 +100,7 @@ class Trainer:
     ) -> None:
         self.options, self.world, self.train_loader, self.loss, self.mixup = options, world, train, loss, mixup
         self.device = world.device
+        self.dtype = getattr(torch, options.model_dtype or "float32")
         self.progress = Progress()
         self.fsdp = options.fsdp and world.size > 1
         dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[options.amp_dtype]
@@ -114,18 +115,20 @@ class Trainer:
                 model, decay=options.model_ema_decay, use_warmup=options.model_ema_warmup, foreach=not self.fsdp
             )
         self.bare = model
+        self.trainable = loss.trainable(model)
+        self.projection = getattr(self.trainable, "projection", None) or nn.Identity()  # of distilled features
         if self.fsdp:
             self.model = D.shard_fsdp(model, world)
             if self.ema:
                 D.shard_fsdp(self.ema.module, world)
         else:
-            self.model = D.wrap_ddp(model, world, broadcast_buffers=not options.no_ddp_bb)
-        self.optimizer = build_optimizer(model, options, lr)
+            self.model = D.wrap_ddp(self.trainable, world, broadcast_buffers=not options.no_ddp_bb)
+        self.optimizer = build_optimizer(self.trainable, options, lr)
         self.scheduler, self.epochs = build_schedule(self.optimizer, options, train.steps)
         if self.scheduler is not None:
             self.scheduler.step_update(0)
         if options.torchcompile:
-            model.compile(backend=options.torchcompile, mode=options.torchcompile_mode)
+            self.trainable.compile(backend=options.torchcompile, mode=options.torchcompile_mode)
         self._bad_step = torch.tensor(-1, device=self.device)
         self._loss = torch.zeros((), device=self.device)
 
@@ -143,7 +146,7 @@ class Trainer:
     def to_device(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Moves a batch, in the options' memory format."""
         layout = torch.channels_last if self.options.channels_last else torch.contiguous_format
-        images = images.to(self.device, non_blocking=True, memory_format=layout)
+        images = images.to(self.device, self.dtype, non_blocking=True, memory_format=layout)
         return images, labels.to(self.device, non_blocking=True)
 
     def micro_step(self, images: torch.Tensor, labels: torch.Tensor, micro: int, last: bool) -> None:
@@ -175,7 +178,10 @@ class Trainer:
         options = self.options
         if options.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            parameters = list(model_parameters(self.bare, exclude_head=options.clip_mode == "agc"))
+            parameters = [
+                *model_parameters(self.bare, exclude_head=options.clip_mode == "agc"),
+                *self.projection.parameters(),
+            ]
             dispatch_clip_grad(parameters, options.clip_grad, mode=options.clip_mode)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -300,7 +306,7 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
         """Weights by file name, and everything else; all processes must call it, rank 0 gets the whole."""
-        weights = {"last.safetensors": D.full_model_state(self.model, self.fsdp)}
+        weights = {"last.safetensors": D.full_model_state(self.model if self.fsdp else self.bare, self.fsdp)}
         if self.ema is not None:
             weights["last_ema.safetensors"] = D.full_model_state(self.ema.module, self.fsdp)
         p = self.progress
@@ -317,6 +323,7 @@ class Trainer:
             "optimizer": D.full_optimizer_state(self.model, self.optimizer, self.fsdp),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else {},
             "scaler": self.scaler.state_dict(),
+            "projection": self.projection.state_dict(),
             "seed": self.options.seed,
             "global_batch": self.train_loader.global_batch,
             "steps_per_epoch": self.train_loader.steps,
@@ -342,7 +349,8 @@ class Trainer:
         # Hyper-parameters come from the options (the same ones unless overridden), only the moments from the state.
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
-            D.load_model_state(self.model, weights["last.safetensors"], self.fsdp)
+            D.load_model_state(self.model if self.fsdp else self.bare, weights["last.safetensors"], self.fsdp)
+            self.projection.load_state_dict(state.get("projection", {}))
             if self.ema is not None:
                 D.load_model_state(self.ema.module, weights["last_ema.safetensors"], self.fsdp)
             D.load_optimizer_state(self.model, self.optimizer, state["optimizer"], self.fsdp)

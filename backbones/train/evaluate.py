@@ -70,12 +70,13 @@ class Forward:
         say: Callable[[str], None] = print,
     ) -> None:
         self.model, self.device, self.amp_dtype = model, device, amp_dtype
+        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.tta, self.say = tta, say
         self.piece: int | None = None
 
     def _run(self, images: Tensor) -> Tensor:
-        images = images.to(self.device, non_blocking=True, memory_format=self.memory_format)
+        images = images.to(self.device, self.dtype, non_blocking=True, memory_format=self.memory_format)
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
             logits = self.model(images).float()
             if self.tta:

@@ -30,7 +30,7 @@ _LOCK = ".lock"
 def default_name(options: TrainOptions) -> str:
     """``<model>-<data>[-<size>]``."""
     parts = [options.model, data_name(options.dataset or options.data or options.data_dir)]
-    parts += [str(options.img_size)] if options.img_size else []
+    parts += ["x".join(map(str, dict.fromkeys(options.size)))] if options.size else []
     return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
 
 

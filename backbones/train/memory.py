@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from backbones.train.failures import is_out_of_memory
+from backbones.train.losses import TrainingLoss
 from backbones.train.options import TrainOptions
 
 
 def largest_batch(
-    model: nn.Module, loss: nn.Module, input_size: Sequence[int], batch: int, options: TrainOptions
+    model: nn.Module, loss: TrainingLoss, input_size: Sequence[int], batch: int, options: TrainOptions
 ) -> int:
     """The largest of batch, batch/2, … with which a forward and backward pass fits; 0 when none does.
 
@@ -26,7 +27,7 @@ def largest_batch(
         batch: Where to start.
         options: For the precision and memory format.
     """
-    parameter = next(model.parameters())
+    parameter, trainable = next(model.parameters()), loss.trainable(model)
     device, training = parameter.device, model.training
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     layout = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -39,7 +40,7 @@ def largest_batch(
                 images = torch.randn(batch, *input_size, device=device).contiguous(memory_format=layout)
                 target = torch.zeros(batch, dtype=torch.long, device=device)
                 with torch.autocast(device.type, dtype=dtype, enabled=options.amp):
-                    output = model(images)
+                    output = trainable(images.to(parameter.dtype))
                     logits = output[0] if isinstance(output, (tuple, list)) else output
                     if options.mixes:
                         target = nn.functional.one_hot(target, logits.shape[1]).float()
@@ -65,7 +66,7 @@ def largest_batch(
 
 def explain(
     model: nn.Module,
-    loss: nn.Module,
+    loss: TrainingLoss,
     input_size: Sequence[int],
     batch: int,
     options: TrainOptions,

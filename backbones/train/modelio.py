@@ -173,12 +173,13 @@ def _class_hint(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def refusals_named(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+def refusals_named(name: str, arguments: Mapping[str, Any], flag: str = "--model-kwargs") -> Iterator[None]:
     """Inside, a constructor that refuses what the user gave it ends in one sentence.
 
     Args:
         name: The model.
-        arguments: What ``--model-kwargs`` says.
+        arguments: What the user gave it.
+        flag: By which flag.
 
     Raises:
         ModelError: For an argument that the model does not take, naming the nearest, or a value that it refuses.
@@ -191,17 +192,17 @@ def refusals_named(name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
         if unknown and isinstance(error, TypeError):
             owner, argument = unknown.groups()
-            flag = names.OWN_OPTIONS.get(argument)
-            if flag is not None and argument not in arguments:
-                raise ModelError(f"{name} takes no {argument}: leave out {flag}.") from error
+            own = names.OWN_OPTIONS.get(argument)
+            if own is not None and argument not in arguments:
+                raise ModelError(f"{name} takes no {argument}: leave out {own}.") from error
             kind = getattr(inspect.getmodule(timm.model_entrypoint(name.partition(".")[0])), owner, None)
             taken = list(inspect.signature(kind).parameters) if kind is not None else []
-            raise ModelError(f"--model-kwargs: {name} takes no {argument}.{nearest(argument, taken)}") from error
+            raise ModelError(f"{flag}: {name} takes no {argument}.{nearest(argument, taken)}") from error
         if not arguments:
             raise
         given = " ".join(f"{key}={value}" for key, value in arguments.items())
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"--model-kwargs {given}: {name} refuses that: {reason.rstrip('.')}.") from error
+        raise ModelError(f"{flag} {given}: {name} refuses that: {reason.rstrip('.')}.") from error
 
 
 def _build(
@@ -341,7 +342,7 @@ def load_model(
     kwargs["in_chans"] = in_chans if in_chans is not None else recipe.get("in_chans")
     if recipe.get("gp"):
         kwargs.setdefault("global_pool", recipe["gp"])
-    trained_size = _pair(recipe.get("img_size"))
+    trained_size = _pair(recipe.get("input_size") or recipe.get("img_size"))
     if trained_size is not None:
         kwargs["img_size"] = trained_size[0] if trained_size[0] == trained_size[1] else trained_size
 

@@ -126,6 +126,9 @@ def apply_layer(
     """
     if layer.get("lr_base") is not None and "lr" not in layer:
         values["lr"] = None  # the stronger layer decides which of the two forms counts
+    for size, other in (("img_size", "input_size"), ("input_size", "img_size")):
+        if layer.get(size) is not None and other not in layer:
+            values[other] = None
     for key, value in layer.items():
         name, _, inner = str(key).replace("-", "_").partition(".")
         if name not in OPTIONS:
@@ -199,6 +202,8 @@ def resolve(
     for where, layer in [*layers, (None, given)]:
         apply_layer(values, origins, layer, where)
     values = {name: OPTIONS[name].check(value, origins.get(name)) for name, value in values.items()}
+    if values["input_size"] is not None:
+        values["in_chans"] = OPTIONS["in_chans"].check(values["input_size"][0], origins.get("input_size"))
     if values["overfit"]:
         # A memorisation check: nothing that keeps the model from fitting the images exactly.
         values.update(mixup=0.0, cutmix=0.0, cutmix_minmax=None, smoothing=0.0, aug_repeats=0)

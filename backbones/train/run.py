@@ -24,7 +24,7 @@ from backbones.train.distributed import World
 from backbones.train.distributed import world as join_world
 from backbones.train.engine import Trainer, TrainError
 from backbones.train.failures import is_out_of_memory
-from backbones.train.losses import TrainingLoss, build_criterion, build_mixup, build_teacher
+from backbones.train.losses import TrainingLoss, build_criterion, build_distillation, build_mixup
 from backbones.train.memory import explain, largest_batch
 from backbones.train.options import TrainOptions
 from backbones.train.progress import Display
@@ -146,17 +146,9 @@ class Run:
         self.config = components.data_config(options, model)
         model = components.place_model(model, options, world)
         mixup = build_mixup(options, self.data.num_classes)
-        teacher = build_teacher(options, self.data.num_classes, options.in_chans, world.device)
-        loss = TrainingLoss(
-            build_criterion(options, mixup is not None),
-            options.aux_loss_weight,
-            teacher,
-            self.config["mean"],
-            self.config["std"],
-            options.kd_temperature,
-            options.task_loss_weight,
-            options.distill_loss_weight,
-        ).to(world.device)
+        distillation = build_distillation(options, self.config, self.data.num_classes, world.device)
+        criterion = build_criterion(options, mixup is not None)
+        loss = TrainingLoss(criterion, options.aux_loss_weight, distillation).to(world.device)
         self.train_loader, self.val_loader = components.build_loaders(options, self.data, self.config, world)
         if options.auto_batch_halving:
             self._halve_until_it_fits(model, loss)
@@ -188,7 +180,8 @@ class Run:
         return {
             "num_classes": self.data.num_classes,
             "in_chans": channels,
-            "img_size": height if height == width else [height, width],
+            "img_size": height if height == width else None,
+            "input_size": None if height == width else [channels, height, width],
             "mean": [float(value) for value in self.config["mean"]],
             "std": [float(value) for value in self.config["std"]],
             **{key: self.config[key] for key in ("interpolation", "crop_pct", "crop_mode")},

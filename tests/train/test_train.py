@@ -15,6 +15,7 @@ from timm.models import register_model
 from torch import nn
 
 from backbones.models._registry import family_of
+from backbones.train import cli_validate
 from backbones.train.cli_train import main
 from backbones.train.modelio import load_model
 
@@ -203,6 +204,46 @@ def test_distillation_pulls_to_the_teacher(photo_folder, tmp_path):
     student = load_model(str(path)).model
     assert (student(torch.randn(16, 3, 32, 32)).argmax(1) == 2).all()
     assert rows(path)[-1]["train_loss"] < 0.2 * rows(path)[0]["train_loss"]
+
+
+def test_distilled_features_resume_with_their_projection(photo_folder, tmp_path):
+    torch.save(timm.create_model("test_resnet", num_classes=4).state_dict(), tmp_path / "teacher.pth")
+    shared = f"kd_model_name=test_resnet kd_pretrained_path={tmp_path / 'teacher.pth'} kd_distill_type=feature"
+    shared += " epochs=2 clip_grad=1.0 model_ema=true"
+    first = run(tmp_path, shared, "epochs=1 sched=none", data=photo_folder, name="first")
+    run(tmp_path, "epochs=2 resume=auto", data=photo_folder, name="first", small="")
+    through = run(tmp_path, shared, "sched=none", data=photo_folder, name="through")
+    assert torch.load(through / "last.state.pt", weights_only=True)["projection"]["weight"].ndim == 2
+    ours, theirs = load_file(first / "last.safetensors"), load_file(through / "last.safetensors")
+    assert not any("projection" in key or "student" in key for key in theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_images_that_are_not_square(photo_folder, tmp_path):
+    """The size reaches the model, evaluation, the run's recipe, resuming and validation."""
+    small = "--model test_vit model_kwargs.patch_size=8 device=cpu workers=0 no_benchmark=true batch_size=8"
+    path = run(tmp_path, "--input-size 1 32 48 epochs=1", data=photo_folder, small=small)
+    assert load_file(path / "last.safetensors")["pos_embed"].shape[1] == 1 + 4 * 6
+    recipe = yaml.safe_load((path / "recipe.yaml").read_text())
+    assert (recipe["input_size"], recipe["img_size"], recipe["in_chans"]) == ([1, 32, 48], None, 1)
+    assert load_model(str(path)).data_config["input_size"] == (1, 32, 48)
+    run(tmp_path, "resume=auto epochs=2", data=photo_folder, small="")
+    assert len(rows(path)) == 2
+
+
+def test_the_classifier_starts_as_asked(photo_folder, tmp_path):
+    still = "lr=0 warmup_lr=0 min_lr=0 warmup_epochs=0 head_init_scale=0.5 head_init_bias=-4"
+    plain = load_file(run(tmp_path, still.partition(" head")[0], data=photo_folder, name="plain") / "last.safetensors")
+    asked = load_file(run(tmp_path, still, data=photo_folder, name="asked") / "last.safetensors")
+    assert torch.equal(asked["head.weight"], plain["head.weight"] * 0.5) and (asked["head.bias"] == -4).all()
+
+
+def test_weights_in_another_type(photo_folder, tmp_path, capsys):
+    path = run(tmp_path, "model_dtype=bfloat16 mixup=0.5 model_ema=true", data=photo_folder)
+    for name in ("last", "last_ema"):
+        assert {value.dtype for value in load_file(path / f"{name}.safetensors").values()} == {torch.bfloat16}
+    assert cli_validate.main([str(path), "--model-dtype", "bfloat16", "--device", "cpu"]) == 0
+    assert "images" in capsys.readouterr().out
 
 
 def test_pretrained_file_with_other_classes_is_adapted_and_loud(photo_folder, tmp_path, capsys):

@@ -51,6 +51,10 @@ class EvaluationOptions(WeightsOptions, EvaluationImageOptions, EvaluationMachin
         ("machine", EvaluationMachineOptions),
     )
 
+    def __post_init__(self) -> None:
+        if self.amp and self.model_dtype not in (None, "float32"):
+            raise OptionError(f"--model-dtype {self.model_dtype} is the precision of everything: leave out --amp.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredModels(Options):
@@ -106,6 +110,7 @@ class ValidateOptions(MeasuredModels, MeasuredData, MeasuredResults, EvaluationO
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         specs = [*self.models, *self.model]
         if not specs:
             raise OptionError("Name at least one model: a name such as nat_m, the folder of a run, or a checkpoint.")
@@ -150,6 +155,7 @@ class PredictOptions(PredictedImages, PredictedResults, EvaluationOptions):
     GROUPS = (("images and model", PredictedImages), ("results", PredictedResults), *EvaluationOptions.GROUPS)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.inputs) == (self.digits is not None):
             raise OptionError(
                 "Give either images or --digits, not both."

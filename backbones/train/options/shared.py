@@ -18,6 +18,9 @@ class ImageOptions(Options):
     """How images are prepared for the model."""
 
     img_size: int | None = option(None, "input side in pixels (default: the model's)", within=COUNT)
+    input_size: tuple[int, int, int] | None = option(
+        None, "input channels, height and width; in place of --in-chans and --img-size", within=COUNT, metavar="N"
+    )
     crop_pct: float | None = option(None, "centre crop of evaluation (default: the model's)", within="(0, 1]")
     crop_mode: str | None = option(None, "evaluation crop", choices=("center", "squash", "border"))
     mean: tuple[float, ...] | None = option(None, "pixel mean in 0..1 (default: the model's)", within="[0, 1]")
@@ -31,6 +34,13 @@ class ImageOptions(Options):
         None, "turn photographs upright by their EXIF orientation (default: as the run was trained; else no, as timm)"
     )
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that were asked for, in pixels."""
+        if self.input_size is not None:
+            return self.input_size[1:]
+        return None if self.img_size is None else (self.img_size, self.img_size)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions(Options):
@@ -41,6 +51,9 @@ class MachineOptions(Options):
     )
     amp: bool = option(False, "mixed precision")
     amp_dtype: str = option("bfloat16", "its type", choices=("bfloat16", "float16"))
+    model_dtype: str | None = option(
+        None, "type of the weights and the images, without --amp (default: float32)", choices=names.DTYPES
+    )
     channels_last: bool = option(False, "channels_last memory format")
     torchcompile: str | None = option(
         None,

@@ -57,6 +57,8 @@ class ModelOptions(Options):
     num_classes: int | None = option(None, "classes (default: the data's)", within=COUNT)
     in_chans: int = option(3, "image channels", **CHANNELS)
     gp: str | None = option(None, "global pooling of the head")
+    head_init_scale: float | None = option(None, "factor of the classifier's starting weights", within=NOT_NEGATIVE)
+    head_init_bias: float | None = option(None, "starting bias of the classifier")
     drop: float = option(0.0, "dropout of the head", within="[0, 1)")
     drop_path: float | None = option(None, "stochastic depth", within="[0, 1)")
     aux_loss_weight: float = option(
@@ -161,6 +163,9 @@ class AugmentationOptions(Options):
     smoothing: float = option(0.1, "label smoothing", within="[0, 1)")
     bce_loss: bool = option(False, "binary cross-entropy")
     bce_sum: bool = option(False, "sum the binary cross-entropy over classes")
+    bce_pos_weight: float | None = option(
+        None, "weight of the positive class in the binary cross-entropy", within=POSITIVE
+    )
     bce_target_thresh: float | None = option(None, "threshold that binarises soft targets", within="[0, 1)")
 
     @property
@@ -176,8 +181,17 @@ class AveragingOptions(Options):
     model_ema: bool = option(False, "keep an exponential moving average of the weights")
     model_ema_decay: float = option(0.9998, "decay of the average", within="(0, 1)")
     model_ema_warmup: bool = option(False, "let the decay grow at the start")
-    kd_model_name: str | None = option(
-        None, "timm model that teaches by its logits", rule=names.model, what=names.A_MODEL
+    kd_model_name: str | None = option(None, "timm model that teaches", rule=names.model, what=names.A_MODEL)
+    kd_distill_type: str = option(
+        "logit",
+        "what the teacher teaches: its logits, its pooled features, or the logits of a distillation head",
+        choices=("logit", "feature", "token"),
+    )
+    kd_token_distill_type: str = option(
+        "soft", "a distillation head learns the teacher's probabilities or its choice", choices=("soft", "hard")
+    )
+    kd_img_size: int | None = option(
+        None, "side in pixels that the teacher's images are resized to (default: the student's)", within=COUNT
     )
     kd_pretrained_path: str | None = option(None, "weights file of the teacher (default: its published weights)")
     kd_model_kwargs: Mapping[str, Any] = option({}, "more arguments of the teacher", rule=names.model_arguments)
@@ -265,7 +279,13 @@ class TrainOptions(
             if values is not None and len(values) not in (1, 3, self.in_chans):
                 yield f"--{name} has {len(values)} values for --in-chans {self.in_chans}: give 1 or {self.in_chans}."
         if self.kd_model_name is None:
-            teaching = ("kd_pretrained_path", "kd_model_kwargs", "task_loss_weight", "distill_loss_weight")
+            teaching = (
+                "kd_img_size",
+                "kd_pretrained_path",
+                "kd_model_kwargs",
+                "task_loss_weight",
+                "distill_loss_weight",
+            )
             for name in teaching:
                 if getattr(self, name) not in (None, {}):
                     yield f"--{name.replace('_', '-')} needs a teacher: give --kd-model-name, or leave it out."
@@ -274,8 +294,13 @@ class TrainOptions(
                 f"--task-loss-weight {self.task_loss_weight:g} leaves distillation the rest to 1, which is negative: "
                 "give --distill-loss-weight too."
             )
-        if not self.bce_loss and (self.bce_sum or self.bce_target_thresh is not None):
-            yield "--bce-sum and --bce-target-thresh belong to the binary cross-entropy: give --bce-loss too."
+        for name in ("bce_sum", "bce_pos_weight", "bce_target_thresh"):
+            if not self.bce_loss and getattr(self, name) not in (None, False):
+                yield f"--{name.replace('_', '-')} belongs to the binary cross-entropy: give --bce-loss too."
+        if self.amp and self.model_dtype not in (None, "float32"):
+            yield f"--model-dtype {self.model_dtype} is the precision of everything: give --no-amp with it."
+        if self.fsdp and self.kd_distill_type == "feature":
+            yield "--kd-distill-type feature does not go with --fsdp: drop one of them."
         if self.mixes and self.batch_size % 2:
             yield f"Mixup and cutmix need an even --batch-size, not {self.batch_size}."
         if self.pretrained_path and self.initial_checkpoint:
