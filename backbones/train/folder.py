@@ -22,8 +22,8 @@ from backbones.train.recipe import RecipeError, load_recipe, write_yaml
 
 RECIPE = "recipe.yaml"
 _PARTS = (RECIPE, "summary.csv", "benchmark.csv", "curves.png", "tensorboard", "unreadable_*.txt")
-_SAVED = ("last*.safetensors", "best*.safetensors", "last.state.pt", ".commit.json")
-_PARTS += (*_SAVED, ".*.new")
+_SAVED = ("last*.safetensors", "best*.safetensors", "checkpoint-*.safetensors", "last.state.pt", ".commit.json")
+_PARTS += (*_SAVED, ".*.new", "wandb", "wandb.id")
 _LOCK = ".lock"
 
 

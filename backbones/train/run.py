@@ -9,6 +9,7 @@ import platform
 import shlex
 import signal
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,7 @@ class Run:
         p, steps = trainer.progress, self.train_loader.steps
         epochs = 1 if options.dry_run else trainer.epochs
         self.display = Display(self.world.primary, epochs * steps, p.updates)
-        self.board = self._tensorboard()
+        self.board, self.wandb = self._tensorboard(), self._wandb()
         try:
             with self.stop.listening():
                 while p.epoch < epochs and not p.finished:
@@ -254,6 +255,8 @@ class Run:
             self.display.close()
             if self.board is not None:
                 self.board.close()
+            if self.wandb is not None:
+                self.wandb.finish()
 
     def _tensorboard(self):
         if not self.world.primary or self.options.dry_run:
@@ -262,6 +265,25 @@ class Run:
 
         # Events that a killed start wrote after its last checkpoint are dropped; purge_step itself is dropped too.
         return SummaryWriter(str(self.path / "tensorboard"), purge_step=self.trainer.progress.updates + 1)
+
+    def _wandb(self):
+        """The run at Weights & Biases, which goes on under the same name when this one is resumed."""
+        options = self.options
+        if not options.log_wandb or not self.world.primary or options.dry_run:
+            return None
+        import wandb
+
+        identity = self.path / "wandb.id"
+        name = identity.read_text(encoding="utf-8") if self.resuming and identity.exists() else uuid.uuid4().hex
+        identity.write_text(name, encoding="utf-8")
+        return wandb.init(
+            project=options.wandb_project or self.path.name,
+            tags=list(options.wandb_tags) or None,
+            config=options.values(),
+            dir=str(self.path),
+            id=name,
+            resume="allow",
+        )
 
     def _epoch(self) -> bool:
         """The rest of an epoch; False when it was interrupted and saved."""
@@ -309,13 +331,15 @@ class Run:
         trainer, options, p = self.trainer, self.options, self.trainer.progress
         trainer.check_finite()
         trainer.distribute_bn()
+        last = p.epoch + 1 == trainer.epochs or options.dry_run
+        evaluated = last or (p.epoch + 1) % options.val_interval == 0
         batches = 1 if options.dry_run else None
         row: dict[str, Any] = {"epoch": p.epoch + 1, "updates": p.updates, "lr": trainer.lr, **trainer.train_metrics()}
         speeds = self.train_speeds[-self.train_loader.steps :]
         row["train_img_per_s"] = round(sorted(speeds)[len(speeds) // 2], 1) if speeds else ""
         better = {}
         models = {"": self.model} | ({"_ema": trainer.ema.module} if trainer.ema is not None else {})
-        for suffix, model in models.items():
+        for suffix, model in models.items() if evaluated else ():
             metrics = trainer.evaluate(self.val_loader, model, batches)
             speed = metrics.pop("img_per_s")
             row.update({f"eval{suffix}_{name}": value for name, value in metrics.items()})
@@ -327,9 +351,10 @@ class Run:
                 p.best[f"best{suffix}_epoch"] = p.epoch + 1
                 better[f"best{suffix}.safetensors"] = f"last{suffix}.safetensors"
         p.rows.append(row)
-        p.stale = 0 if better else p.stale + 1
+        if evaluated:
+            p.stale = 0 if better else p.stale + options.val_interval
         if trainer.scheduler is not None:
-            trainer.scheduler.step(p.epoch + 1, row[f"eval_{options.eval_metric}"])
+            trainer.scheduler.step(p.epoch + 1, row.get(f"eval_{options.eval_metric}"))
         p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0, 0.0, 0.0]
         shown = "  ".join(f"{key} {row[key]:.4g}" for key in row if key not in ("epoch", "updates") and row[key] != "")
         self.display.say(f"epoch {p.epoch} done  {shown}{'  (best)' if better else ''}")
@@ -339,12 +364,32 @@ class Run:
         if options.dry_run:
             return
         if self.world.primary:  # before saving: a start that goes on from here drops what comes after this step
-            for key, value in row.items():
-                if key not in ("epoch", "updates") and value != "":
-                    self.board.add_scalar(_tag(key), value, p.updates)
-        self._save(better)
+            named = {_tag(key): value for key, value in row.items() if key not in ("epoch", "updates")}
+            figures = {key: value for key, value in named.items() if value != ""}
+            for key, value in figures.items():
+                self.board.add_scalar(key, value, p.updates)
+            if self.wandb is not None:
+                self.wandb.log({**figures, "epoch": p.epoch}, step=p.updates)
+        history = self._history() if evaluated else {}
+        self._save(better | {name: file for name, (epoch, file) in history.items() if epoch == p.epoch})
         if self.world.primary:
+            for old in self.path.glob("checkpoint-*.safetensors") if history else ():
+                if old.name not in history:
+                    old.unlink()
             self._write_tables()
+
+    def _history(self) -> dict[str, tuple[int, str]]:
+        """Files of as many best epochs as --checkpoint-hist says, each with its epoch and the file it equals."""
+        keep, metric = self.options.checkpoint_hist, self.options.eval_metric
+        files: dict[str, tuple[int, str]] = {}
+        sign = 1 if metric == "loss" else -1
+        for suffix in ("", "_ema") if keep > 1 else ():
+            key = f"eval{suffix}_{metric}"
+            rows = [row for row in self.trainer.progress.rows if math.isfinite(row.get(key, math.nan))]
+            order = sorted((sign * row[key], row["epoch"]) for row in rows)
+            for _, epoch in order[:keep]:
+                files[f"checkpoint-{epoch}{suffix}.safetensors"] = (epoch, f"last{suffix}.safetensors")
+        return files
 
     def _write_tables(self, final: bool = False) -> None:
         from backbones.train.plots import plot_curves

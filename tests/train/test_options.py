@@ -117,6 +117,10 @@ def test_validate_and_predict_check_the_same_way(program, kind, must, capsys):
         ("--torchcompile inducto", "must be a backend of torch.compile, not 'inducto'. Did you mean inductor?"),
         ("--torchcompile-mode fast", "--torchcompile-mode must be one of default, reduce-overhead"),
         ("--model-kwargs num_classes=3", "has an option of its own: --num-classes."),
+        ("--sched plateau --val-interval 2", "drop --val-interval"),
+        ("--wandb-project mine", "belong to --log-wandb"),
+        ("--model-dtype float16 --amp", "give --no-amp with it"),
+        ("--input-size 2 32 32", "--in-chans must be one of 1, 3, 4, not 2."),
         ("--epochs", "Argument --epochs: expected one argument."),
         ("epochs=null", "--epochs must be an integer of at least 1, not empty."),
     ],
@@ -156,6 +160,12 @@ def test_the_page_of_options_is_up_to_date():
     assert written == page(), "run python tools/options_page.py"
 
 
+def test_wandb_that_is_not_installed_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match="--log-wandb needs a package that is not installed: pip install wandb"):
+        resolved("--log-wandb")
+
+
 def test_overfitting_is_resolved_with_everything_else():
     options = resolved("--recipe", "nat", "--model", "nat_t", "--overfit", "8")
     assert (options.mixup, options.cutmix, options.smoothing) == (0, 0, 0) and not options.mixes
@@ -174,6 +184,7 @@ def test_every_option_that_has_a_bound_refuses_what_lies_beyond():
     assert free == {
         "data", "data_dir", "dataset", "train_split", "val_split", "class_map", "input_key", "target_key",
         "pretrained_path", "initial_checkpoint", "gp", "kd_pretrained_path", "output", "experiment", "resume",
+        "wandb_project", "wandb_tags",
     }  # fmt: skip
 
 

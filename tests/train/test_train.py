@@ -231,6 +231,24 @@ def test_images_that_are_not_square(photo_folder, tmp_path):
     assert len(rows(path)) == 2
 
 
+def test_evaluation_every_few_epochs(photo_folder, tmp_path):
+    path = run(tmp_path, "epochs=5 val_interval=2", data=photo_folder)
+    assert [row["epoch"] for row in rows(path) if "eval_top1" in row] == [2, 4, 5]
+    assert all("train_loss" in row for row in rows(path)) and (path / "curves.png").exists()
+
+
+def test_the_best_epochs_are_kept(photo_folder, tmp_path):
+    path = run(tmp_path, "epochs=4 checkpoint_hist=2 eval_metric=loss model_ema=true lr=3e-3", data=photo_folder)
+    for suffix in ("", "_ema"):
+        order = sorted(rows(path), key=lambda row: row[f"eval{suffix}_loss"])
+        kept = {file.name for file in path.glob("checkpoint-*") if file.stem.endswith("_ema") == bool(suffix)}
+        assert kept == {f"checkpoint-{row['epoch']:.0f}{suffix}.safetensors" for row in order[:2]}
+        best = load_file(path / f"best{suffix}.safetensors")
+        first = load_file(path / f"checkpoint-{order[0]['epoch']:.0f}{suffix}.safetensors")
+        assert all(torch.equal(best[key], first[key]) for key in best)
+    assert load_model(str(next(path.glob("checkpoint-*.safetensors")))).report.complete
+
+
 def test_the_classifier_starts_as_asked(photo_folder, tmp_path):
     still = "lr=0 warmup_lr=0 min_lr=0 warmup_epochs=0 head_init_scale=0.5 head_init_bias=-4"
     plain = load_file(run(tmp_path, still.partition(" head")[0], data=photo_folder, name="plain") / "last.safetensors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -107,13 +107,10 @@ def auto_augment(policy: str) -> None:
         raise ValueError(f"must be {A_POLICY}, not {policy!r} ({error}).") from None
 
 
-def module(name: str) -> str | None:
-    """Why an optional package cannot be imported; None when it can."""
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        return str(error)
-    return None
+def wandb(wanted: bool) -> None:
+    """Raises ValueError when Weights & Biases is wanted and not installed."""
+    if wanted and importlib.util.find_spec("wandb") is None:
+        raise ValueError("needs a package that is not installed: pip install wandb.")
 
 
 def model_arguments(arguments: Mapping[str, Any]) -> None:

@@ -124,7 +124,7 @@ class Option:
             if self.count is None:
                 return self._check_one(value)
             items = [value] if isinstance(value, (int, float)) else value
-            if isinstance(items, str) or not isinstance(items, Sequence) or (not items and not self.positional):
+            if isinstance(items, str) or not isinstance(items, Sequence) or (not items and self.default != ()):
                 raise ValueError(f"must be {self.expected()}, not {value!r}.")
             items = tuple(self._check_one(item) for item in items)
             if self.count and len(items) != self.count:

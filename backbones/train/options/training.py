@@ -224,9 +224,16 @@ class RunOptions(Options):
     resume: str | None = option(None, "continue a run: auto, or its folder", const="auto")
     overwrite: bool = option(False, "start anew in the folder of --experiment, deleting the run in it")
     save_every_steps: int = option(0, "also save every so many optimiser steps", within=NOT_NEGATIVE)
+    val_interval: int = option(1, "epochs from one evaluation to the next; the last is always evaluated", within=COUNT)
+    checkpoint_hist: int = option(
+        1, "best epochs whose weights are kept; beyond one, as checkpoint-<epoch>.safetensors", within=COUNT
+    )
     eval_metric: str = option("top1", "what best means", choices=("top1", "top5", "loss"))
     early_stop: int = option(0, "stop after so many epochs of no gain (0: never)", within=NOT_NEGATIVE)
     log_interval: int = option(20, "optimiser steps between log lines", within=COUNT)
+    log_wandb: bool = option(False, "log to Weights & Biases too (pip install wandb)", rule=names.wandb)
+    wandb_project: str | None = option(None, "its project (default: the name of the run's folder)")
+    wandb_tags: tuple[str, ...] = option((), "tags of its run")
     overfit: int = option(
         0, "sanity check: train and evaluate on this many fixed images, without augmentation", within=NOT_NEGATIVE
     )
@@ -303,6 +310,10 @@ class TrainOptions(
             yield "--kd-distill-type feature does not go with --fsdp: drop one of them."
         if self.mixes and self.batch_size % 2:
             yield f"Mixup and cutmix need an even --batch-size, not {self.batch_size}."
+        if self.sched == "plateau" and self.val_interval > 1:
+            yield "--sched plateau goes by the evaluation of every epoch: drop --val-interval."
+        if not self.log_wandb and (self.wandb_project or self.wandb_tags):
+            yield "--wandb-project and --wandb-tags belong to --log-wandb: give it too."
         if self.pretrained_path and self.initial_checkpoint:
             yield "--pretrained-path and --initial-checkpoint both give the starting weights: choose one."
 
