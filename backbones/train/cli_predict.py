@@ -6,8 +6,6 @@ import io
 import sys
 from collections.abc import Sequence
 
-from timm.data import create_transform
-
 from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
     exif_transpose,
@@ -20,7 +18,7 @@ from backbones.train.cli_common import (
     title_of,
     warn,
 )
-from backbones.train.evaluate import write_text
+from backbones.train.evaluate import evaluation_transform, write_text
 from backbones.train.loader import EvalLoader
 from backbones.train.modelio import describe_classes
 from backbones.train.options import flags
@@ -74,7 +72,7 @@ def run(argv: Sequence[str] | None) -> int:
         source = ImageFiles(files, config["input_size"][0], exif_transpose(args, args.model))
         truths = [true_class(file, loaded.class_names, names) for file in files]
     workers = args.workers if len(source) > 200 else 0  # starting processes costs more than reading a few images
-    transform = create_transform(**config, is_training=False)
+    transform = evaluation_transform(config, args.crops)
     loader = EvalLoader(source, transform, min(args.batch_size, len(source)), workers=workers)
     forward = make_forward(args, loaded, device)
     with counting_bar() as bar:

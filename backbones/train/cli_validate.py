@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from timm.data import create_transform
 
 from backbones.files import write_csv
 from backbones.terminal import counting_bar
@@ -25,7 +24,15 @@ from backbones.train.cli_common import (
     warn,
 )
 from backbones.train.data import DataError, StreamSource, build_dataset, data_name, split_folder
-from backbones.train.evaluate import Evaluation, evaluate, match_classes, open_real_labels, write_json
+from backbones.train.evaluate import (
+    Evaluation,
+    evaluate,
+    evaluation_transform,
+    match_classes,
+    open_real_labels,
+    read_valid_labels,
+    write_json,
+)
 from backbones.train.loader import EvalLoader
 from backbones.train.modelio import LoadedModel, ModelError, describe_classes, recipe_of
 from backbones.train.options import flags
@@ -43,6 +50,11 @@ def build_parser() -> Parser:
         description="Measure models on labelled images: top-1, top-5, loss, per class, confusion and speed.",
         epilog="Example: validate runs/nat_m maxvit_t --data imagenet --results-file results",
     )
+
+
+def _is_data(spec: str) -> bool:
+    """Whether a folder holds no model: neither a run nor what timm exports."""
+    return Path(spec).is_dir() and not any((Path(spec) / name).is_file() for name in ("recipe.yaml", "config.json"))
 
 
 def _locate(data: str | None, split: str) -> tuple[str | None, str]:
@@ -98,7 +110,10 @@ def measure(args: ValidateOptions, spec: str, checkpoint: str | None) -> tuple[d
     loaded = load(args, spec, checkpoint, say)
     config = loaded.data_config
     dataset, data = open_data(args, spec, config["input_size"][0])
-    outputs, note = match_classes(dataset.class_names, loaded.class_names, loaded.model.num_classes, data)
+    if args.valid_labels:
+        outputs, note = read_valid_labels(args.valid_labels, loaded.model.num_classes, len(dataset.class_names)), ""
+    else:
+        outputs, note = match_classes(dataset.class_names, loaded.class_names, loaded.model.num_classes, data)
     if note:
         warn(f"{spec}: {note}")
     real = None
@@ -109,7 +124,7 @@ def measure(args: ValidateOptions, spec: str, checkpoint: str | None) -> tuple[d
     workers = args.workers if len(dataset) > 2000 else 0  # starting processes costs more than reading a few images
     loader = EvalLoader(
         dataset,
-        create_transform(**config, is_training=False),
+        evaluation_transform(config, args.crops),
         args.batch_size,
         workers=workers,
         pin_memory=device.type == "cuda",
@@ -152,6 +167,7 @@ def make_row(
         device=device,
         amp_dtype=args.amp_dtype if args.amp else None,
         tta=args.tta,
+        crops=args.crops,
         reparam=args.reparam,
         checkpoint=report.source if report is not None else None,
         sha256=report.sha256 if report is not None else None,
@@ -215,6 +231,8 @@ def write_results(path: str, rows: Sequence[dict[str, Any]]) -> list[Path]:
 def run(argv: Sequence[str] | None) -> int:
     """Measures every model; one that fails is named, and the others go on."""
     args = read_options(ValidateOptions, build_parser(), argv)
+    if args.model and len(args.models) == 1 and _is_data(args.models[0]) and not args.data:
+        args = args.replace(models=(), data=args.models[0])  # timm's positional DIR
     specs = [*args.models, *args.model]
     checkpoints: list[str | None] = list(args.checkpoint) or [None] * len(specs)
     several, failed = len(specs) > 1, 0

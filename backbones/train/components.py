@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,24 @@ from backbones.train.images import guard_posterize
 from backbones.train.loader import EvalLoader, TrainLoader
 from backbones.train.modelio import ModelError, check_model_name, refusals_named
 from backbones.train.options import TrainOptions
+
+
+class AugmentationSplits:
+    """An image without strong augmentation, and several times with it (AugMix; Hendrycks et al., arXiv:1912.02781).
+
+    Args:
+        transforms: timm's three stages: crop and flip, shared by all; strong augmentation; conversion and erasing.
+        count: Number of splits, the first of them without the second stage.
+    """
+
+    def __init__(self, transforms: Sequence[Callable], count: int) -> None:
+        self.transforms, self.count = transforms, count
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        """(count, C, H, W) of a PIL image."""
+        shared, strong, last = self.transforms
+        image = shared(image)
+        return torch.stack([last(image), *(last(strong(image)) for _ in range(self.count - 1))])
 
 
 class SubsetSource(ImageSource):
@@ -276,9 +294,13 @@ def build_loaders(
             re_prob=options.reprob,
             re_mode=options.remode,
             re_count=options.recount,
+            separate=bool(options.aug_splits),
             **common,
         )
-        training = guard_posterize(training)
+        if options.aug_splits:
+            training = AugmentationSplits([guard_posterize(stage) for stage in training], options.aug_splits)
+        else:
+            training = guard_posterize(training)
     pin = options.pin_mem if options.pin_mem is not None else world.device.type == "cuda"
     where = {"rank": world.rank, "world": world.size, "workers": options.workers, "pin_memory": pin}
     train = TrainLoader(

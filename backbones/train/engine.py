@@ -152,6 +152,9 @@ class Trainer:
     def micro_step(self, images: torch.Tensor, labels: torch.Tensor, micro: int, last: bool) -> None:
         """Forward and backward of one micro-batch; gradients and sums accumulate."""
         p, seed, accum = self.progress, self.options.seed, self.train_loader.sampler.accum
+        if images.ndim == 5:  # (B, splits, C, H, W): timm's losses take one split after the other
+            labels = labels.repeat(images.shape[1])
+            images = images.transpose(0, 1).flatten(0, 1)
         images, labels = self.to_device(images, labels)
         target = labels
         shard = 0 if self.options.mixup_mode == "batch" else self.world.rank * accum + micro

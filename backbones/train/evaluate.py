@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import RealLabelsImagenet
+from timm.data import RealLabelsImagenet, create_transform
 from torch import Tensor, nn
+from torchvision import transforms
 
 from backbones.files import replacing
 from backbones.train.data import DataError
@@ -23,8 +25,10 @@ __all__ = [
     "Evaluation",
     "Forward",
     "evaluate",
+    "evaluation_transform",
     "match_classes",
     "open_real_labels",
+    "read_valid_labels",
     "write_json",
     "write_text",
 ]
@@ -76,16 +80,18 @@ class Forward:
         self.piece: int | None = None
 
     def _run(self, images: Tensor) -> Tensor:
-        images = images.to(self.device, self.dtype, non_blocking=True, memory_format=self.memory_format)
+        images = images.to(self.device, self.dtype, non_blocking=True)
+        # Each image may come in several crops: (B, crops, C, H, W).
+        crops = images.flatten(0, -4).contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
-            logits = self.model(images).float()
+            views = [self.model(crops).float()]
             if self.tta:
-                mirrored = self.model(images.flip(-1)).float()
-        if self.tta:
-            # The logarithm of the mean probability: softmax of it gives that mean back.
-            pair = torch.stack([logits.log_softmax(-1), mirrored.log_softmax(-1)])
-            logits = pair.logsumexp(0) - torch.log(torch.tensor(2.0))
-        return logits
+                views.append(self.model(crops.flip(-1)).float())
+        views = [view for logits in views for view in logits.view(len(images), -1, logits.shape[-1]).unbind(1)]
+        if len(views) == 1:
+            return views[0]
+        # The logarithm of the mean probability: softmax of it gives that mean back.
+        return torch.stack([view.log_softmax(-1) for view in views]).logsumexp(0) - math.log(len(views))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -114,6 +120,60 @@ class Forward:
                 continue
             start += size
         return torch.cat(out)
+
+
+def evaluation_transform(config: Mapping[str, Any], crops: int = 1) -> Callable[[Any], Tensor]:
+    """timm's preprocessing of a PIL image: (C, H, W), or (crops, C, H, W) with several crops.
+
+    Args:
+        config: As :func:`timm.data.resolve_data_config` gives it.
+        crops: 1 for the centre, 5 for the corners and the centre, 10 for these and their mirror images.
+    """
+    whole = create_transform(**config, is_training=False)
+    return whole if crops == 1 else SeveralCrops(whole.transforms, config["input_size"][-2:], mirrored=crops == 10)
+
+
+class SeveralCrops:
+    """Five crops of an image, the corners and the centre, in place of the one that timm's preprocessing cuts.
+
+    Args:
+        stages: That preprocessing, which cuts the centre at one of its stages.
+        size: Height and width of a crop.
+        mirrored: Add the mirror images.
+    """
+
+    def __init__(self, stages: Sequence[Callable], size: Sequence[int], mirrored: bool) -> None:
+        place = next(i for i, stage in enumerate(stages) if isinstance(stage, transforms.CenterCrop))
+        self.before, self.after = transforms.Compose(stages[:place]), transforms.Compose(stages[place + 1 :])
+        self.size, self.cut = size, (transforms.TenCrop if mirrored else transforms.FiveCrop)(size)
+
+    def __call__(self, image: Any) -> Tensor:
+        """(crops, C, H, W) of a PIL image; one smaller than a crop is padded, as a centre crop pads it."""
+        image = self.before(image)
+        least = [max(pair) for pair in zip(self.size, reversed(image.size))]
+        return torch.stack([self.after(crop) for crop in self.cut(transforms.CenterCrop(least)(image))])
+
+
+def read_valid_labels(path: str | os.PathLike, num_outputs: int, num_classes: int) -> Tensor:
+    """Which output stands for each class of the data, from a file of one index a line, as timm has it.
+
+    Args:
+        path: The file.
+        num_outputs: Outputs of the model.
+        num_classes: Classes of the data; 0 when it does not say.
+
+    Raises:
+        DataError: When the file cannot be read, or does not name one output for each class.
+    """
+    try:
+        labels = [int(line) for line in Path(path).read_text(encoding="utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"Cannot read --valid-labels {path} as one index a line: {error}") from error
+    if not labels or not all(0 <= label < num_outputs for label in labels) or len(set(labels)) != len(labels):
+        raise DataError(f"--valid-labels {path} must name outputs 0 to {num_outputs - 1} of the model, each once.")
+    if num_classes not in (0, len(labels)):
+        raise DataError(f"--valid-labels {path} names {len(labels)} outputs and the data has {num_classes} classes.")
+    return torch.tensor(labels)
 
 
 @dataclass

@@ -38,7 +38,8 @@ def build_mixup(options: TrainOptions, num_classes: int) -> Mixup | None:
 def build_criterion(options: TrainOptions, mixed: bool) -> nn.Module:
     """timm's loss for the options; mixed targets are soft and carry their smoothing already."""
     return create_classification_loss(
-        "bce" if options.bce_loss else "ce",
+        "jsd" if options.jsd_loss else "bce" if options.bce_loss else "ce",
+        jsd_splits=options.aug_splits,
         smoothing=options.smoothing,
         soft_targets=mixed,
         pos_weight=options.bce_pos_weight,

@@ -37,8 +37,9 @@ def largest_batch(
         while batch >= 1:
             try:
                 _reserve = [torch.empty_like(p) for p in model.parameters() for _ in range(2)]
-                images = torch.randn(batch, *input_size, device=device).contiguous(memory_format=layout)
-                target = torch.zeros(batch, dtype=torch.long, device=device)
+                count = batch * max(options.aug_splits, 1)
+                images = torch.randn(count, *input_size, device=device).contiguous(memory_format=layout)
+                target = torch.zeros(count, dtype=torch.long, device=device)
                 with torch.autocast(device.type, dtype=dtype, enabled=options.amp):
                     output = trainable(images.to(parameter.dtype))
                     logits = output[0] if isinstance(output, (tuple, list)) else output

@@ -3,7 +3,7 @@
 A recipe file holds ``common:`` (options for all its models), ``models:`` (options by model name) and ``variants:``
 (further options by name, e.g. a fine-tuning stage; each with a ``common:`` and ``models:`` of its own). The recipe
 "nat" is ``configs/imagenet/nat.yaml``, "nat:name" the variant in it. A flat file of options, such as the
-``recipe.yaml`` of a run, works too.
+``recipe.yaml`` of a run or the ``args.yaml`` that timm's ``train.py`` writes, works too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from backbones.files import replacing
-from backbones.train.options import OPTIONS, OptionError, TrainOptions, nearest
+from backbones.train.options import OPTIONS, OptionError, TrainOptions, nearest, timm_args
 from backbones.train.options.flags import Parser, build_parser, parse_flags, read_value
 
 #: Keys of a run's recipe.yaml that describe the outcome of resolving (for validate and predict), not options.
@@ -80,6 +80,8 @@ def load_recipe(name: str) -> tuple[dict[str, Any], str | None]:
 
 def layers_of(content: dict[str, Any], model: str | None, variant: str | None, name: str) -> list[tuple[str, dict]]:
     """The parts of a recipe that apply to a model, weakest first, each with a name for messages."""
+    if timm_args.written_by_timm(content):
+        return [(name, timm_args.translated(content, name))]
     if not {"common", "models", "variants", "default_model"} & content.keys():
         return [(name, {key: value for key, value in content.items() if key not in DERIVED})]
     _known(content, ("common", "models", "variants", "default_model"), name)
@@ -152,8 +154,13 @@ def parse_command_line(argv: Sequence[str], prog: str = "backbones-train") -> tu
     recipe = given.pop("recipe", None)
     for word in given.pop("overrides", []) + words:
         key, sign, value = word.partition("=")
+        if not sign and Path(word).is_dir() and not given.get("data"):
+            given["data"] = word  # timm's positional DIR
+            continue
         if not sign:
-            raise OptionError(f"Cannot read {word!r}: overrides have the form key=value.")
+            raise OptionError(
+                f"Cannot read {word!r}: overrides have the form key=value, and data is one folder that exists."
+            )
         given[key] = read_value(value)
     return recipe, given
 
@@ -207,6 +214,7 @@ def resolve(
     if values["overfit"]:
         # A memorisation check: nothing that keeps the model from fitting the images exactly.
         values.update(mixup=0.0, cutmix=0.0, cutmix_minmax=None, smoothing=0.0, aug_repeats=0)
+        values.update(aug_splits=0, jsd_loss=False)
     return TrainOptions(**values, recipe=recipe)
 
 

@@ -14,8 +14,16 @@ from sklearn import metrics
 from torch import nn
 
 from backbones.train import cli_validate
-from backbones.train.data import DataError
-from backbones.train.evaluate import Forward, evaluate, match_classes, open_real_labels, write_json
+from backbones.train.data import DataError, DigitsDataset
+from backbones.train.evaluate import (
+    Forward,
+    evaluate,
+    evaluation_transform,
+    match_classes,
+    open_real_labels,
+    read_valid_labels,
+    write_json,
+)
 from backbones.train.failures import is_out_of_memory
 
 CPU = torch.device("cpu")
@@ -154,6 +162,35 @@ def test_tta_averages_the_probabilities_of_both_sides():
     assert not torch.allclose(forward(model)(images).softmax(1), mean)
 
 
+@pytest.mark.parametrize(("crops", "tta"), [(5, False), (10, False), (5, True)])
+def test_several_crops_are_averaged(crops, tta):
+    config = {"input_size": (3, 24, 24), "crop_pct": 0.75, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    pixels = (torch.rand(40, 48, 3) * 255).byte().numpy()
+    views = evaluation_transform(config, crops)(Image.fromarray(pixels))
+    assert views.shape == (crops, 3, 24, 24)
+    assert torch.equal(views[4], evaluation_transform(config)(Image.fromarray(pixels)))  # the centre
+    if crops == 10:
+        assert torch.equal(views[5:].flip(-1)[4], views[4])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 6)).eval()
+    logits = Forward(model, torch.device("cpu"), tta=tta)(views[None])
+    every = torch.cat([views, views.flip(-1)]) if tta else views
+    assert torch.allclose(logits.softmax(-1)[0], model(every).softmax(-1).mean(0), atol=1e-6)
+
+
+def test_valid_labels_pick_outputs(tmp_path):
+    file = tmp_path / "valid.txt"
+    file.write_text("7\n2\n")
+    assert read_valid_labels(file, 10, 2).tolist() == [7, 2]
+    for text, classes, message in (
+        ("7\n12\n", 2, "0 to 9"),
+        ("7\n", 2, "names 1 outputs"),
+        ("cat\n", 1, "one index a line"),
+    ):
+        file.write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_valid_labels(file, 10, classes)
+
+
 def test_mixed_precision_and_channels_last_stay_close():
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=6).eval()
@@ -261,6 +298,24 @@ def test_command_line_measures_several_models(runs, tmp_path, capsys):
     right = sum(float(row["recall"]) / 100 * int(row["support"]) for row in classes)
     assert 100 * right / 355 == pytest.approx(rows[0]["top1"], abs=1e-2)
     assert not list(out.glob(".*"))
+
+
+def test_command_line_of_timm_on_part_of_the_classes(runs, tmp_path):
+    """Positional data, --valid-labels, and several crops; two of the digits' classes, judged among themselves."""
+    digits = DigitsDataset("val")
+    for index in range(60):
+        image, label = digits._read(index)
+        if label in (3, 8):
+            folder = tmp_path / "data" / "val" / {3: "b-three", 8: "a-eight"}[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{index}.png")
+    (tmp_path / "valid.txt").write_text("8\n3\n")
+    table = tmp_path / "t.json"
+    flags = ["--valid-labels", str(tmp_path / "valid.txt"), "--crops", "5", "--results-file", str(table)]
+    run = str(runs / "test_resnet")
+    assert cli_validate.main([str(tmp_path / "data"), "--model", run, "--device", "cpu", *flags]) == 0
+    [row] = json.loads(table.read_text())
+    assert (row["classes"], row["images"], row["crops"]) == (2, len(list((tmp_path / "data").rglob("*.png"))), 5)
 
 
 def test_command_line_is_deterministic(runs, tmp_path):

@@ -150,6 +150,39 @@ def test_stored_recipe_comes_back_and_flags_change_it():
     assert again == first.replace(epochs=3)
 
 
+#: What timm's train.py writes, as far as it matters here.
+TIMM_ARGS = """
+{aa: null, amp: true, amp_dtype: float16, aug_repeats: 0, batch_size: 32, bn_eps: null, data: null, drop_block: null,
+ data_dir: /data/imagenet, dist_bn: "", epoch_repeats: 0.0, epochs: 30, experiment: "", grayscale_prob: null,
+ in_chans: null, interpolation: "", kd_temperature: 4.0, local_rank: 0, lr: null, lr_base: 0.1, lr_base_scale: "",
+ lr_base_size: 256, min_lr: 0, model: test_vit, model_kwargs: {}, naflex_loader: false, naflex_max_seq_len: 576,
+ no_prefetcher: false, opt: lamb, output: "", resume: "", split_bn: false, sync_bn: false, val_split: validation,
+ warmup_epochs: 1, worker_seeding: all, workers: 4, a_flag_of_tomorrow: false}
+"""
+
+
+def test_args_yaml_of_timm_is_a_recipe(tmp_path):
+    file = tmp_path / "args.yaml"
+    file.write_text(TIMM_ARGS)
+    options = resolved("-c", str(file), "--epochs", "3")
+    assert (options.model, options.opt, options.epochs, options.min_lr) == ("test_vit", "lamb", 3, 0)
+    assert (options.lr_base_scale, options.dist_bn, options.in_chans) == ("sqrt", "none", 3)
+    assert (options.data_dir, options.output, options.experiment) == ("/data/imagenet", "output", None)
+    for change, message in (
+        ("split_bn: true", "timm's split_bn=True has no counterpart"),
+        ("drop_block: 0.1", "kwargs"),
+    ):
+        file.write_text(
+            TIMM_ARGS.replace(change.partition(" ")[0] + " false", change).replace("drop_block: null", change)
+        )
+        with pytest.raises(OptionError, match=message):
+            resolved("-c", str(file))
+
+
+def test_positional_data_of_timm(tmp_path):
+    assert resolved(str(tmp_path), "--model", "nat_m").data == str(tmp_path)
+
+
 def test_help_lists_every_option():
     text = build_train_parser().format_help()
     assert all(f"--{name.replace('_', '-')}" in text for name in OPTIONS)

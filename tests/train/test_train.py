@@ -17,7 +17,9 @@ from torch import nn
 from backbones.models._registry import family_of
 from backbones.train import cli_validate
 from backbones.train.cli_train import main
+from backbones.train.losses import build_criterion
 from backbones.train.modelio import load_model
+from backbones.train.recipe import resolve
 
 CHEAP = "img_size=32 device=cpu workers=0 no_benchmark=true epochs=1 batch_size=8"
 SMALL = f"--model test_vit model_kwargs.patch_size=8 {CHEAP}"
@@ -229,6 +231,23 @@ def test_images_that_are_not_square(photo_folder, tmp_path):
     assert load_model(str(path)).data_config["input_size"] == (1, 32, 48)
     run(tmp_path, "resume=auto epochs=2", data=photo_folder, small="")
     assert len(rows(path)) == 2
+
+
+def test_augmentation_splits_and_their_divergence(photo_folder, tmp_path):
+    """Without anything random but the strong augmentation, the first split is the plain image."""
+    still = "lr=0 warmup_lr=0 min_lr=0 warmup_epochs=0 smoothing=0 hflip=0 ratio=[0.999,1.0] scale=[0.999,1.0]"
+    plain = run(tmp_path, still, "color_jitter=0", data=photo_folder, name="plain")
+    split = run(tmp_path, still, "aug_splits=3 jsd_loss=true aa=augmix-m5-w2", data=photo_folder, name="split")
+    assert rows(split)[0]["train_loss"] > rows(plain)[0]["train_loss"]
+    model = load_model(str(split)).model.train()
+    options = resolve("demo", {"aug_splits": 3, "jsd_loss": True, "smoothing": 0.0, "model": "test_vit"})
+    images, labels = torch.randn(2, 3, 3, 32, 32), torch.tensor([0, 1])
+    logits = model(images.transpose(0, 1).flatten(0, 1))
+    probabilities = [part.softmax(-1) for part in logits.chunk(3)]
+    mixture = torch.stack(probabilities).mean(0).log()
+    divergence = sum((p * (p.log() - mixture)).sum(-1).mean() for p in probabilities) / 3
+    expected = nn.functional.cross_entropy(logits[:2], labels) + 12 * divergence
+    assert build_criterion(options, False)(logits, labels.repeat(3)).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_evaluation_every_few_epochs(photo_folder, tmp_path):

@@ -39,6 +39,10 @@ class EvaluationMachineOptions(MachineOptions):
     batch_size: int = option(128, "images at once", within=COUNT, short=("-b",))
     workers: int = option(2, "loader processes", within=NOT_NEGATIVE, short=("-j",))
     tta: bool = option(False, "average over the image and its mirror image")
+    crops: int = option(
+        1, "average over the centre (1), the corners and the centre (5), these and their mirror images (10)",
+        choices=(1, 5, 10),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class EvaluationOptions(WeightsOptions, EvaluationImageOptions, EvaluationMachin
     )
 
     def __post_init__(self) -> None:
+        if self.crops > 1 and self.crop_mode not in (None, "center"):
+            raise OptionError(f"--crops {self.crops} are cut from the whole image: leave out --crop-mode.")
         if self.amp and self.model_dtype not in (None, "float32"):
             raise OptionError(f"--model-dtype {self.model_dtype} is the precision of everything: leave out --amp.")
 
@@ -84,6 +90,9 @@ class MeasuredData(Options):
     target_key: str | None = option(None, "key of the labels in hfds/ and wds/ data")
     max_unreadable: int = option(50, "unreadable images to tolerate", within=NOT_NEGATIVE)
     unreadable_log: str | None = option(None, "name unreadable images in this file", metavar="FILE")
+    valid_labels: str | None = option(
+        None, "file of the model's outputs that stand for the data's classes in order, one a line", metavar="FILE"
+    )
     real_labels: str | None = option(None, "ImageNet-ReaL labels (real.json) for the val images", metavar="FILE")
 
 
@@ -111,6 +120,8 @@ class ValidateOptions(MeasuredModels, MeasuredData, MeasuredResults, EvaluationO
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.valid_labels and self.real_labels:
+            raise OptionError("--real-labels judges all classes and --valid-labels some: give one of them.")
         specs = [*self.models, *self.model]
         if not specs:
             raise OptionError("Name at least one model: a name such as nat_m, the folder of a run, or a checkpoint.")

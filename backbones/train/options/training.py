@@ -145,6 +145,10 @@ class AugmentationOptions(Options):
         metavar="POLICY",
     )
     aug_repeats: int = option(0, "repeated augmentation: times each image comes in a row", within=NOT_NEGATIVE)
+    aug_splits: int = option(
+        0, "each image once without --aa and colour jitter and this many times less one with (0: off)",
+        within=NOT_NEGATIVE,
+    )  # fmt: skip
     train_interpolation: str | None = option(
         "random", "resizing in training", choices=("random", *names.INTERPOLATIONS)
     )
@@ -161,6 +165,7 @@ class AugmentationOptions(Options):
     mixup_mode: str = option("batch", "mix by", choices=("batch", "pair", "elem"))
     mixup_off_epoch: int = option(0, "epoch from which mixing is off (0: never)", within=NOT_NEGATIVE)
     smoothing: float = option(0.1, "label smoothing", within="[0, 1)")
+    jsd_loss: bool = option(False, "Jensen-Shannon divergence between the splits, beside their cross-entropy")
     bce_loss: bool = option(False, "binary cross-entropy")
     bce_sum: bool = option(False, "sum the binary cross-entropy over classes")
     bce_pos_weight: float | None = option(
@@ -308,6 +313,12 @@ class TrainOptions(
             yield f"--model-dtype {self.model_dtype} is the precision of everything: give --no-amp with it."
         if self.fsdp and self.kd_distill_type == "feature":
             yield "--kd-distill-type feature does not go with --fsdp: drop one of them."
+        if self.aug_splits == 1 or (self.jsd_loss and not self.aug_splits):
+            yield f"--aug-splits {self.aug_splits} are no splits: give 2 or more, or leave it and --jsd-loss out."
+        if self.aug_splits and self.mixes:
+            yield "--aug-splits does not go with mixup and cutmix: give --mixup 0 --cutmix 0."
+        if self.jsd_loss and self.bce_loss:
+            yield "--jsd-loss and --bce-loss are two losses: give one of them."
         if self.mixes and self.batch_size % 2:
             yield f"Mixup and cutmix need an even --batch-size, not {self.batch_size}."
         if self.sched == "plateau" and self.val_interval > 1:
