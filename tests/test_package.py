@@ -128,6 +128,14 @@ def test_version():
     assert f"## {backbones.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_everything_is_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("*.py")}
+    assert set(setup["options"]["packages"].split()) == folders | {"backbones.configs", "backbones.configs.imagenet"}
+    assert setup["options"]["py_modules"].split() == [path.stem for path in ROOT.glob("*.py")]
+
+
 def test_imports_point_down():
     rooms = {_room(path) for path in _sources()}
     assert rooms >= {"layers", "models", "train"}
