@@ -3,7 +3,7 @@
 import timm
 from torch import nn
 
-from backbones.layers.attention import NeighborhoodAttention2d
+from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.profiling import count_macs, count_parameters, count_traffic
 
 

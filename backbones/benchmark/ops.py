@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.layers.routing import routed_attention
 from backbones.ops.neighborhood import neighborhood_attention, neighborhood_av
+from backbones.ops.routing import routed_attention
 
 
 @dataclass(frozen=True)

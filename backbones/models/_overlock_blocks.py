@@ -8,10 +8,10 @@ from timm.layers import DropPath
 from timm.models import checkpoint
 from torch import nn
 
-from backbones.layers.contmix import GatedContMix
-from backbones.layers.conv import ConvMlp, ConvNorm, ResidualDepthwiseConv
+from backbones.layers.conv.basic import ConvMlp, ConvNorm, ResidualDepthwiseConv
+from backbones.layers.conv.contmix import GatedContMix
+from backbones.layers.conv.reparam import DilatedReparamConv
 from backbones.layers.norm import ChannelAffine, GlobalResponseNorm, LayerNorm2d
-from backbones.layers.reparam import DilatedReparamConv
 from backbones.layers.squeeze_excite import SqueezeExcite
 from backbones.models._skeleton import Stage
 

@@ -20,9 +20,9 @@ import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates
 from torch import nn
 
+from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.attention.routing import BiLevelRoutingAttention
 from backbones.layers.block import MixerBlock
-from backbones.layers.global_attention import GlobalAttention2d
-from backbones.layers.routing import BiLevelRoutingAttention
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
 

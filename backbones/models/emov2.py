@@ -22,8 +22,8 @@ import torch
 from timm.layers import ClassifierHead, DropPath, LayerScale2d, calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
-from backbones.layers.conv import ConvNorm
-from backbones.layers.hybrid_attention import HybridWindowAttention
+from backbones.layers.attention.hybrid import HybridWindowAttention
+from backbones.layers.conv.basic import ConvNorm
 from backbones.layers.norm import LayerNorm2d
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage

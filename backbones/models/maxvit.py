@@ -23,12 +23,12 @@ from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates, regist
 from torch import nn
 
 from backbones._compat import update_model_input_size
+from backbones.layers.attention.relpos import RelativePositionBias2d, resize_bias_table
+from backbones.layers.attention.window import GridAttention, WindowAttention
 from backbones.layers.block import MixerBlock
-from backbones.layers.mbconv import Conv2dSame, MBConv
+from backbones.layers.conv.mbconv import Conv2dSame, MBConv
 from backbones.layers.norm import LayerNorm2d
 from backbones.layers.pointwise import GELUTanh, Mlp
-from backbones.layers.relpos import RelativePositionBias2d, resize_bias_table
-from backbones.layers.window import GridAttention, WindowAttention
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
 from backbones.ops.chunks import chunkable

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from timm.layers import ClassifierHead, calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
-from backbones.layers.attention import NeighborhoodAttention2d
+from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.block import MixerBlock
-from backbones.layers.global_attention import GlobalAttention2d
 from backbones.layers.norm import LayerNorm2d
 from backbones.layers.pointwise import Linear
 from backbones.models._registry import Family, Variant, Weights, register_family

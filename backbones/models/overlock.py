@@ -24,10 +24,10 @@ from timm.layers import calculate_drop_path_rates, get_device_dtype
 from torch import nn
 
 from backbones._compat import MATCH_PREV_GROUP
-from backbones.layers.conv import ConvNorm
+from backbones.layers.conv.basic import ConvNorm
+from backbones.layers.conv.reparam import DilatedReparamConv, merge_state_dict
 from backbones.layers.head import ConvHead
 from backbones.layers.norm import ChannelAffine, LayerNorm2d
-from backbones.layers.reparam import DilatedReparamConv, merge_state_dict
 from backbones.models._overlock_blocks import (
     NORM_EPS,
     AuxHead,

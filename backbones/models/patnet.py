@@ -20,10 +20,10 @@ import torch
 from timm.layers import DropPath, LayerScale2d, calculate_drop_path_rates, get_act_layer
 from torch import nn
 
-from backbones.layers.conv import ConvNorm
-from backbones.layers.global_attention import GlobalAttention2d
+from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.attention.relpos import DistanceBias2d
+from backbones.layers.conv.basic import ConvNorm
 from backbones.layers.head import ConvHead
-from backbones.layers.relpos import DistanceBias2d
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
 

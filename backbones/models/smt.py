@@ -18,11 +18,11 @@ import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates
 from torch import nn
 
+from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.block import MixerBlock
-from backbones.layers.conv import DepthwiseMlp
-from backbones.layers.global_attention import GlobalAttention2d
+from backbones.layers.conv.basic import DepthwiseMlp
+from backbones.layers.conv.modulation import ScaleAwareModulation
 from backbones.layers.init import init_fan_out
-from backbones.layers.modulation import ScaleAwareModulation
 from backbones.layers.norm import LayerNorm2d
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage

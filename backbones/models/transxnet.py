@@ -29,11 +29,11 @@ from timm.layers import (
 from timm.models import checkpoint
 from torch import nn
 
-from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
-from backbones.layers.dynamic_conv import DynamicDepthwiseConv
-from backbones.layers.multiscale import MultiScaleDepthwiseConv
+from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
+from backbones.layers.conv.basic import ConvNorm, ResidualDepthwiseConv
+from backbones.layers.conv.dynamic import DynamicDepthwiseConv
+from backbones.layers.conv.multiscale import MultiScaleDepthwiseConv
 from backbones.layers.norm import ChannelAffine
-from backbones.layers.reduction_attention import OverlappingReductionAttention, PairBias
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage
 from backbones.ops.chunks import chunkable

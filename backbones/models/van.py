@@ -19,9 +19,9 @@ from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import ClassifierHead, DropPath, LayerScale2d, calculate_drop_path_rates
 from torch import nn
 
-from backbones.layers.conv import ConvNorm, DepthwiseMlp
+from backbones.layers.conv.basic import ConvNorm, DepthwiseMlp
+from backbones.layers.conv.large_kernel import GatedLargeKernelAttention
 from backbones.layers.init import init_fan_out
-from backbones.layers.large_kernel import GatedLargeKernelAttention
 from backbones.layers.norm import LayerNorm2d
 from backbones.models._registry import Family, Variant, Weights, register_family
 from backbones.models._skeleton import Backbone, Stage

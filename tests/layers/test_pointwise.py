@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.conv import ConvMlp, DepthwiseMlp, ResidualDepthwiseConv
-from backbones.layers.large_kernel import GatedLargeKernelAttention
-from backbones.layers.mbconv import MBConv
+from backbones.layers.attention.window import GridAttention, WindowAttention
+from backbones.layers.conv.basic import ConvMlp, DepthwiseMlp, ResidualDepthwiseConv
+from backbones.layers.conv.large_kernel import GatedLargeKernelAttention
+from backbones.layers.conv.mbconv import MBConv
 from backbones.layers.pointwise import GELUTanh, Linear, Mlp
-from backbones.layers.window import GridAttention, WindowAttention
 from backbones.models import emov2, maxvit
 from backbones.models.transxnet import MultiScaleMlp, SqueezedTokenEnhancer
 from backbones.ops import chunks, onednn

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from backbones.layers.global_attention import GlobalAttention2d
-from backbones.layers.routing import BiLevelRoutingAttention
+from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.attention.routing import BiLevelRoutingAttention
 from backbones.models import family_of, list_models
 
 from .zoo import image, tiny

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from backbones.checkpoints import WeightsError
-from backbones.layers.hybrid_attention import HybridWindowAttention
+from backbones.layers.attention.hybrid import HybridWindowAttention
 from backbones.models import list_models
 from backbones.models.emov2 import InvertedResidual
 

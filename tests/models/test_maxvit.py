@@ -10,8 +10,8 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 from torch import nn
 
-from backbones.layers.relpos import RelativePositionBias2d
-from backbones.layers.window import GridAttention, WindowAttention
+from backbones.layers.attention.relpos import RelativePositionBias2d
+from backbones.layers.attention.window import GridAttention, WindowAttention
 from tests.models.zoo import image, stir, tiny
 
 TABLE = "stages.0.blocks.0.attn_block.attn.rel_pos.relative_position_bias_table"

@@ -7,8 +7,8 @@ from timm.optim import create_optimizer_v2
 from timm.utils.model import reparameterize_model
 from torch import nn
 
+from backbones.layers.conv.reparam import DilatedReparamConv
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.reparam import DilatedReparamConv
 from backbones.models import family_of
 from tests.models.zoo import image, stir
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.layers.relpos import DistanceBias2d
+from backbones.layers.attention.relpos import DistanceBias2d
 from backbones.models import family_of, list_models
 from backbones.models.patnet import ChannelGate, NormedAttention, PositionGate
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from backbones.layers.global_attention import GlobalAttention2d
-from backbones.layers.modulation import ScaleAwareModulation
+from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.conv.modulation import ScaleAwareModulation
 from backbones.models.smt import SMT
 from tests.models.zoo import full_size, tiny
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.conv import ConvMlp, ResidualDepthwiseConv
-from backbones.layers.mbconv import Conv2dSame
+from backbones.layers.conv.basic import ConvMlp, ResidualDepthwiseConv
+from backbones.layers.conv.mbconv import Conv2dSame
 from backbones.layers.norm import GlobalResponseNorm
 from backbones.layers.pointwise import GELUTanh, Linear
 from backbones.layers.squeeze_excite import SqueezeExcite

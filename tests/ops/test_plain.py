@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
 
-from backbones.layers.conv import ConvMlp, ConvNorm
-from backbones.layers.multiscale import MultiScaleDepthwiseConv
+from backbones.layers.conv.basic import ConvMlp, ConvNorm
+from backbones.layers.conv.multiscale import MultiScaleDepthwiseConv
 from backbones.ops.plain import Extent, extent, is_plain
 
 

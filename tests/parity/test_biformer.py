@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from backbones.dense import DenseBackbone
-from backbones.layers.global_attention import GlobalAttention2d
-from backbones.layers.routing import BiLevelRoutingAttention
+from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.attention.routing import BiLevelRoutingAttention
 from backbones.models import family_of
 from tests.parity.parity import load, make_input, official_state_dict, worst_error
 

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from backbones.dense import DenseBackbone
-from backbones.layers.attention import NeighborhoodAttention2d
+from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from tests.parity.models import CLASSIFICATION
 from tests.parity.parity import load, make_input, official_state_dict, worst_error
 

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from backbones.dense import DenseBackbone
-from backbones.layers.contmix import ContMixBlock
+from backbones.layers.conv.contmix import ContMixBlock
 from backbones.models import family_of
 from tests.parity.parity import load, make_input, official_state_dict, worst_error
 

@@ -13,8 +13,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transf
 from timm.layers import DropPath
 from torch import nn
 
-from backbones.layers.attention import NeighborhoodAttention2d
-from backbones.layers.window import WindowAttention
+from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
+from backbones.layers.attention.window import WindowAttention
 from backbones.train.components import build_model, data_config
 from backbones.train.engine import build_optimizer, build_schedule
 from backbones.train.recipe import list_recipes, load_recipe, resolve, resolve_lr

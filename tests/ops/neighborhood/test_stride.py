@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.layers.attention import NeighborhoodAttention2d
+from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.ops.neighborhood import neighborhood_attention, neighborhood_bias
 from backbones.ops.neighborhood.cpu_plan import spans
 from backbones.ops.neighborhood.tiled import axis_offsets, plan_axis

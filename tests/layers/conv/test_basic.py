@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.conv import ConvMlp, ConvNorm, DepthwiseMlp, ResidualDepthwiseConv
+from backbones.layers.conv.basic import ConvMlp, ConvNorm, DepthwiseMlp, ResidualDepthwiseConv
 from backbones.layers.head import ConvHead
 from backbones.layers.squeeze_excite import SqueezeExcite
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.conv import DepthwiseMlp
-from backbones.layers.modulation import MultiHeadMixedConv, ScaleAwareModulation
+from backbones.layers.conv.basic import DepthwiseMlp
+from backbones.layers.conv.modulation import MultiHeadMixedConv, ScaleAwareModulation
 
 
 def _channel(conv: MultiHeadMixedConv, x: torch.Tensor, q: int, head: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
-from backbones.layers.conv import ConvNorm, ResidualDepthwiseConv
+from backbones.layers.conv.basic import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.pointwise import Linear
 from backbones.ops.cache import shape_cache
 from backbones.ops.sdpa import biased_attention

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.layers import depthwise
-from backbones.layers.depthwise import LargeDepthwiseConv2d, correlate
+from backbones.layers.conv import depthwise
+from backbones.layers.conv.depthwise import LargeDepthwiseConv2d, correlate
 
 
 def plain(conv: LargeDepthwiseConv2d) -> nn.Conv2d:

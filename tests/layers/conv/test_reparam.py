@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from backbones.layers.reparam import BRANCHES, DilatedReparamConv, merge_state_dict
+from backbones.layers.conv.reparam import BRANCHES, DilatedReparamConv, merge_state_dict
 
 
 def stirred(dim: int, kernel_size: int, dtype: torch.dtype = torch.float32) -> DilatedReparamConv:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.dynamic_conv import DynamicDepthwiseConv
+from backbones.layers.conv.dynamic import DynamicDepthwiseConv
 
 
 def _reference(layer: DynamicDepthwiseConv, x: torch.Tensor) -> torch.Tensor:

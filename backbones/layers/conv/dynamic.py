@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
-from backbones.layers.conv import ConvNorm
+from backbones.layers.conv.basic import ConvNorm
 
 
 @register_notrace_module

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.contmix import ContMix, ContMixBlock, fit_size
-from backbones.layers.reparam import DilatedReparamConv
+from backbones.layers.conv.contmix import ContMix, ContMixBlock, fit_size
+from backbones.layers.conv.reparam import DilatedReparamConv
 
 HEADS, DIM, CONTEXT, SMALL, LARGE = 2, 8, 3, 3, 5
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.mbconv import AvgPool2dSame, Conv2dSame, MBConv, same_padding
+from backbones.layers.conv.mbconv import AvgPool2dSame, Conv2dSame, MBConv, same_padding
 
 SIZES = [(8, 8), (9, 8), (8, 9), (9, 9), (1, 1), (2, 1)]
 

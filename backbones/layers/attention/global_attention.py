@@ -6,8 +6,8 @@ import torch
 from timm.layers import register_notrace_module
 from torch import nn
 
+from backbones.layers.attention.relpos import RelativePositionBias2d
 from backbones.layers.pointwise import Linear
-from backbones.layers.relpos import RelativePositionBias2d
 from backbones.ops.sdpa import biased_attention
 
 

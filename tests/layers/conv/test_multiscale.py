@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.multiscale import MultiScaleDepthwiseConv
+from backbones.layers.conv.multiscale import MultiScaleDepthwiseConv
 
 
 @pytest.mark.parametrize("dim", [8, 11])

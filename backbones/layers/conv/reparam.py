@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from backbones.layers.conv import ConvNorm
-from backbones.layers.depthwise import LargeDepthwiseConv2d
+from backbones.layers.conv.basic import ConvNorm
+from backbones.layers.conv.depthwise import LargeDepthwiseConv2d
 from backbones.ops.plain import is_plain
 
 # Kernel size to the (kernel, dilation) of the branches beside the large kernel (UniRepLKNet, arXiv 2311.15599, section
@@ -116,9 +116,9 @@ def merge_parts(parts: list[_Part]) -> tuple[torch.Tensor, torch.Tensor]:
     bias = torch.zeros(large.shape[0], dtype=torch.float64, device=large.device)
     for part in parts:
         factor = part.scale.double() / torch.sqrt(part.var.double() + part.eps)
-        reach = part.dilation * (part.kernel.shape[-1] - 1) + 1
-        start = (large.shape[-1] - reach) // 2
-        taps = slice(start, start + reach, part.dilation)
+        span = part.dilation * (part.kernel.shape[-1] - 1) + 1
+        start = (large.shape[-1] - span) // 2
+        taps = slice(start, start + span, part.dilation)
         weight[:, :, taps, taps] += part.kernel.double() * factor.view(-1, 1, 1, 1)
         bias += part.shift.double() - part.mean.double() * factor
     return weight.to(large.dtype), bias.to(large.dtype)

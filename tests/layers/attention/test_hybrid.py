@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.hybrid_attention import HybridWindowAttention
+from backbones.layers.attention.hybrid import HybridWindowAttention
 
 
 def _reference(layer: HybridWindowAttention, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.large_kernel import GatedLargeKernelAttention, LargeKernelAttention
+from backbones.layers.conv.large_kernel import GatedLargeKernelAttention, LargeKernelAttention
 
 
 def _depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, step: int) -> torch.Tensor:

@@ -8,8 +8,8 @@ from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
 from backbones.layers.pointwise import Linear
-from backbones.layers.window import gather_indices, grid_merge, grid_partition, window_merge, window_partition
 from backbones.ops.fusion import fused
+from backbones.ops.window import gather_indices, grid_merge, grid_partition, window_merge, window_partition
 
 
 @register_notrace_module

@@ -70,10 +70,10 @@ class NeighborhoodAttention2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[1:3]
-        reach = self.kernel_size * self.dilation
-        padded = height < reach or width < reach
+        least = self.kernel_size * self.dilation
+        padded = height < least or width < least
         if padded:
-            x = F.pad(x, (0, 0, 0, max(reach - width, 0), 0, max(reach - height, 0)))
+            x = F.pad(x, (0, 0, 0, max(least - width, 0), 0, max(least - height, 0)))
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
         x = neighborhood_attention(q, k, v, self.kernel_size, self.dilation, self.rpb, stride=self.stride).flatten(3)
         if padded:

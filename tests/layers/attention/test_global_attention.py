@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.global_attention import GlobalAttention2d
-from backbones.layers.relpos import DistanceBias2d
+from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.attention.relpos import DistanceBias2d
 
 
 def _reference(layer: GlobalAttention2d, x: torch.Tensor) -> torch.Tensor:

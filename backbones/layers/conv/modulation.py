@@ -8,7 +8,7 @@ import torch
 from timm.layers import register_notrace_module
 from torch import nn
 
-from backbones.layers.multiscale import MultiScaleDepthwiseConv
+from backbones.layers.conv.multiscale import MultiScaleDepthwiseConv
 from backbones.layers.pointwise import Linear
 
 

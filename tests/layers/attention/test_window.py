@@ -7,15 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers.relpos import resize_bias_table
-from backbones.layers.window import (
-    GridAttention,
-    WindowAttention,
-    grid_merge,
-    grid_partition,
-    window_merge,
-    window_partition,
-)
+from backbones.layers.attention.relpos import resize_bias_table
+from backbones.layers.attention.window import GridAttention, WindowAttention
+from backbones.ops.window import grid_merge, grid_partition, window_merge, window_partition
 
 # (height, width, window): divisible, with padding below, right, both, a map inside one window, a one-pixel map
 CASES = [

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from backbones.layers import routing
-from backbones.layers.routing import BiLevelRoutingAttention, routed_attention
+from backbones.layers.attention.routing import BiLevelRoutingAttention
+from backbones.ops import routing
+from backbones.ops.routing import routed_attention
 
 DIM, HEADS = 8, 2
 
@@ -185,7 +186,7 @@ def test_routing_scores_stay_float32_under_autocast():
     layer = BiLevelRoutingAttention(DIM, HEADS, n_win=3, topk=2)
     x = torch.randn(2, 6, 6, DIM)
     with torch.autocast("cpu", torch.bfloat16):
-        grid = layer._grid(6, 6)
+        grid = layer._regions(6, 6)
         q, kv, _ = layer._project(x, grid)
         _, score = layer._route(q, kv, grid, 6, 6)
     assert q.dtype == torch.bfloat16 and score.dtype == torch.float32

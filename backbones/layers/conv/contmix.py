@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath, register_notrace_module
 from torch import nn
 
-from backbones.layers.conv import ConvMlp, ConvNorm, ResidualDepthwiseConv
+from backbones.layers.conv.basic import ConvMlp, ConvNorm, ResidualDepthwiseConv
+from backbones.layers.conv.reparam import DilatedReparamConv
 from backbones.layers.norm import ChannelAffine, LayerNorm2d
-from backbones.layers.reparam import DilatedReparamConv
 from backbones.layers.squeeze_excite import SqueezeExcite
 from backbones.ops.neighborhood import neighborhood_av, neighborhood_bias
 from backbones.ops.plain import is_plain

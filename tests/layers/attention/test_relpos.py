@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from backbones.layers.relpos import DistanceBias2d
+from backbones.layers.attention.relpos import DistanceBias2d
 
 
 def _bucket(distance: float, exact: int) -> int:

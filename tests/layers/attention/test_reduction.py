@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.reduction_attention import OverlappingReductionAttention, PairBias
+from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
 
 
 def _reference(layer: OverlappingReductionAttention, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,23 @@
+"""Attention on channels-last maps."""
+
+from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.attention.hybrid import HybridWindowAttention
+from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
+from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
+from backbones.layers.attention.relpos import DistanceBias2d, RelativePositionBias2d, resize_bias_table
+from backbones.layers.attention.routing import BiLevelRoutingAttention
+from backbones.layers.attention.window import GridAttention, WindowAttention
+
+__all__ = [
+    "BiLevelRoutingAttention",
+    "DistanceBias2d",
+    "GlobalAttention2d",
+    "GridAttention",
+    "HybridWindowAttention",
+    "NeighborhoodAttention2d",
+    "OverlappingReductionAttention",
+    "PairBias",
+    "RelativePositionBias2d",
+    "WindowAttention",
+    "resize_bias_table",
+]
