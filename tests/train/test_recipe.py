@@ -58,6 +58,15 @@ def test_authors_values(recipe, model, expected):
     assert {key: getattr(options, key) for key in expected} == expected
 
 
+def test_emov2_is_distilled_as_published():
+    """5 times the divergence at temperature 1 from TResNet-L v2, which sees 224 pixels, neither shifted nor scaled."""
+    options = resolve("emov2:distill", {"model": "emov2_5m", "data": "folder"})
+    teacher = timm.models.get_pretrained_cfg(options.kd_model_name)
+    assert (teacher.architecture, teacher.mean, teacher.std) == ("tresnet_v2_l", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert (options.task_loss_weight, options.distill_loss_weight, options.kd_temperature) == (1.0, 5.0, 1.0)
+    assert (options.kd_distill_type, options.kd_img_size, options.smoothing) == ("logit", 224, 0.1)
+
+
 def test_tag_and_file_find_the_same_entry():
     file = str(list_recipes()["nat"])
     assert resolved("--recipe", file, "--model", "nat_b.in1k", "--data", "x").drop_path == 0.5

@@ -410,3 +410,4 @@ def test_mistakes_end_with_one_sentence(argv, message, tmp_path, capsys):
     assert main([*SMALL.split(), f"output={tmp_path}", *argv.split()]) in (2, 3)
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
