@@ -41,7 +41,7 @@ _TAKEN = {
         *inspect.signature(mmengine.runner.IterBasedTrainLoop.__init__).parameters,
         "by_epoch",
     },
-    r"optim_wrapper": {"constructor", "paramwise_cfg"},
+    r"optim_wrapper": {"constructor", "paramwise_cfg", "dtype", "loss_scale", "use_fsdp"},  # with --amp too
     r"(default_hooks\.\w+|custom_hooks\.\d+)": {"priority"},
     r"param_scheduler(\.\d+)?": {"by_epoch", "convert_to_iter_based"},
 }

@@ -410,6 +410,7 @@ def test_new_options_that_are_read_are_taken(detection):
         "model.neck.add_extra_convs": "on_input",
         "model.test_cfg.rcnn.extra": 1,
         "optim_wrapper.accumulative_counts": 2,
+        "optim_wrapper.dtype": "bfloat16",
         "optim_wrapper.paramwise_cfg.norm_decay_mult": 0.0,
         "train_dataloader.pin_memory": True,
         "default_hooks.checkpoint.save_best": "auto",
