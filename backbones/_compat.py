@@ -8,7 +8,7 @@ import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from timm.models._manipulate import MATCH_PREV_GROUP
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
@@ -17,13 +17,18 @@ __all__ = [
     "deform_conv2d_backward",
     "feature_take_indices",
     "has_global_hooks",
+    "is_non_strict_export",
     "is_plain_eager",
     "onednn_conv2d",
+    "outside_of_modes",
     "roi_align_backward",
     "softmax_backward",
     "tree_leaves",
     "update_model_input_size",
 ]
+
+# Inside, tensors are ordinary ones, whatever is being traced around it.
+outside_of_modes = _disable_current_modes
 
 # oneDNN's convolution with a fused activation, without gradient; None where this torch build has none.
 onednn_conv2d = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
@@ -49,3 +54,8 @@ def has_global_hooks() -> bool:
         or _module._global_backward_hooks
         or _module._global_backward_pre_hooks
     )
+
+
+def is_non_strict_export() -> bool:
+    """True while torch.export runs a model's own Python with fake tensors (`strict=False`, the default)."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()

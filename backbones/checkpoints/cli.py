@@ -28,9 +28,7 @@ _SHOWN = 10  # differences of each kind
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="checkpoint.py", description="Pretrained weights and the local store of them."
-    )
+    parser = argparse.ArgumentParser(description="Pretrained weights and the local store of them.")
     parser.add_argument("--store", metavar="DIR", help=f"the store (default: ${ENVIRONMENT} or {default_folder()})")
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from backbones._compat import is_plain_eager
+from backbones._compat import is_non_strict_export, is_plain_eager, outside_of_modes, tree_leaves
 
 T = TypeVar("T")
 
@@ -17,9 +17,11 @@ T = TypeVar("T")
 def shape_cache(maxsize: int = 64) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Decorate a function of hashable arguments (ints, tuples, a device) that builds constant tensors.
 
-    In plain eager mode the `maxsize` most recent results are kept. While a graph is being captured (torch.compile,
-    torch.export, torch.jit.trace) or fake tensors are in use, the function runs inline and nothing is stored, so that
-    symbolic sizes stay symbolic and no traced tensor outlives its trace.
+    In plain eager mode the `maxsize` most recent results are kept. torch.export, for sizes that are numbers, gets a
+    constant: else index arithmetic would be half of an exported graph, and most of the time that it takes to turn it
+    into ONNX. While another graph is being captured (torch.compile, torch.jit.trace, symbolic sizes) or fake tensors
+    are in use, the function runs inline and nothing is stored, so that symbolic sizes stay symbolic and no traced
+    tensor outlives its trace.
     """
 
     def decorate(build: Callable[..., T]) -> Callable[..., T]:
@@ -29,6 +31,9 @@ def shape_cache(maxsize: int = 64) -> Callable[[Callable[..., T]], Callable[...,
         def cached(*args):
             if torch.jit.is_tracing():  # sizes are 0-d tensors there
                 args = tuple(int(a) if isinstance(a, torch.Tensor) else a for a in args)
+            if is_non_strict_export() and not any(isinstance(a, torch.SymInt) for a in tree_leaves(args)):
+                with outside_of_modes():
+                    return build(*args)
             if not is_plain_eager():
                 return build(*args)
             if args in store:

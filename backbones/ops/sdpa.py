@@ -27,8 +27,10 @@ def biased_attention(
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     bias = bias.to(q.dtype)
     learned = bias.requires_grad and torch.is_grad_enabled()
-    if learned and q.device.type == "cpu" and q.dtype.itemsize >= 4 and is_plain_eager():
+    slow = learned and q.device.type == "cpu" and q.dtype.itemsize >= 4 and is_plain_eager()
+    if slow or torch.onnx.is_in_onnx_export():
         # SDPA's fused kernel on CPU has no gradient of the bias, and its fallback costs more than these three steps.
+        # ONNX's exporter takes now one, now the other, whose results lie differently in memory, and fails.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias
         return F.dropout(scores.softmax(-1), dropout, training=dropout > 0) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)

@@ -54,6 +54,13 @@ def test_exported_at_a_fixed_size(name):
         torch.testing.assert_close(program(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["dinat_s_t", "maxvit_t"])
+def test_exported_indices_are_constants(name):
+    """A graph for one size holds index tables as they are, not the arithmetic that makes them."""
+    graph = torch.export.export(tiny(name, num_classes=5), (image(64, 96),)).graph
+    assert not [node for node in graph.nodes if node.target is torch.ops.aten.arange.default]
+
+
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_exported_for_many_sizes_and_batches(name):
     model = stir(tiny(name, num_classes=5))
