@@ -15,12 +15,12 @@ def make_run(folder, name="test_resnet", seed=0, size=32, **recipe):
     """A run folder with random weights; returns the model."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    kwargs = {"img_size": size} if name == "test_vit" else {}
-    model = timm.create_model(name, num_classes=7, **kwargs).eval()
+    fixed = {"dynamic_img_size": False} if name == "test_vit" else {}  # it then stores its size
+    model = timm.create_model(name, num_classes=7, **({**fixed, "img_size": size} if fixed else {})).eval()
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "best.safetensors")
     content = {
         "model": name,
-        "model_kwargs": {},
+        "model_kwargs": fixed,
         "num_classes": 7,
         "in_chans": 3,
         "img_size": size,
