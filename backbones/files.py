@@ -5,25 +5,53 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+
+class WriteError(OSError):
+    """A file cannot be written; the message names it and the reason."""
 
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Give the path of a file to write beside `path`, and rename it over `path` if the block ends without error.
 
-    The folder is made if it is not there. A reader sees the old file or the new one, never a part.
+    The folder is made if it is not there. A reader sees the old file or the new one, never a part. What is there and
+    is no plain file (a device, a pipe, a link) is written to as it is.
+
+    Raises:
+        WriteError: When the file cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    plain = not path.exists() or (path.is_file() and not path.is_symlink())
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp") if plain else path
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
-        os.replace(aside, path)
+        if plain:
+            os.replace(aside, path)
+    except OSError as error:
+        raise WriteError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
-        aside.unlink(missing_ok=True)
+        if plain:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Make sure, before the work, that a file can be made at `path`.
+
+    Raises:
+        WriteError: When it is a folder, or the nearest folder above it is none or cannot be written to.
+    """
+    path = Path(path).absolute()
+    parent = next(folder for folder in path.parents if folder.exists())
+    if path.is_dir():
+        raise WriteError(f"Cannot write {path}: Is a directory.")
+    if not parent.is_dir() or not os.access(path if path.exists() else parent, os.W_OK):
+        raise WriteError(f"Cannot write {path}: {parent} is not a folder that can be written to.")
 
 
 def sync(path: str | os.PathLike) -> None:

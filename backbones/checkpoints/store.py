@@ -194,7 +194,7 @@ class Store:
 
 
 def save_tensors(state_dict: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a state dict as safetensors and sync it to disk.
+    """Write a state dict as safetensors and sync it to disk; the same tensors and metadata give the same bytes.
 
     Raises:
         OSError: It cannot be written.
@@ -204,7 +204,20 @@ def save_tensors(state_dict: Mapping[str, torch.Tensor], path: Path, metadata: M
         save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:  # its errors of writing carry no number
         raise OSError(str(error)) from error
+    _sort_metadata(path)
     sync(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Puts the metadata of a safetensors file in order; the library writes it in that of a hash map."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # the rest of a header is spaces
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from backbones.checkpoints.store import file_sha256
+from backbones.checkpoints.store import file_sha256, save_tensors
 from backbones.files import sync
 
 STATE = "last.state.pt"
@@ -46,15 +46,25 @@ class CheckpointFolder:
 
         Args:
             writers: Final name and a function that writes that file to the path it is given, called in order.
+
+        Raises:
+            CheckpointError: When a file cannot be written; the old set is whole.
         """
-        for name, write in writers.items():
-            self._aside(name).unlink(missing_ok=True)
-            write(self._aside(name))
-            sync(self._aside(name))
-        record = self.folder / f"{_RECORD}.new"
-        record.write_text(json.dumps(list(writers)), encoding="utf-8")
-        sync(record)
-        os.replace(record, self.folder / _RECORD)
+        try:
+            for name, write in writers.items():
+                self._aside(name).unlink(missing_ok=True)
+                write(self._aside(name))
+                sync(self._aside(name))
+            record = self.folder / f"{_RECORD}.new"
+            record.write_text(json.dumps(list(writers)), encoding="utf-8")
+            sync(record)
+            os.replace(record, self.folder / _RECORD)
+        except (OSError, RuntimeError) as error:  # torch.save's own errors of writing are RuntimeErrors
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            raise CheckpointError(
+                f"Cannot save a checkpoint in {self.folder} ({reason}): the checkpoint before is whole; make room and "
+                "go on with --resume."
+            ) from error
         sync(self.folder)
         self._finish(list(writers))
 
@@ -96,8 +106,7 @@ class CheckpointFolder:
         state = {**state, "sha256": {}}
 
         def write_weights(path: Path, name: str) -> None:
-            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in weights[name].items()}
-            save_file(tensors, path, metadata={"format": "pt", **metadata})
+            save_tensors(weights[name], path, metadata)
             path.chmod(0o644)  # safetensors leaves it readable to the owner only
             state["sha256"][name] = file_sha256(path)
 
@@ -112,7 +121,12 @@ class CheckpointFolder:
             writers[name] = lambda path, name=name: write_weights(path, name)
         for copy, name in copies.items():
             writers[copy] = lambda path, name=name: write_copy(path, name)
-        writers[STATE] = lambda path: torch.save(state, path)
+
+        def write_state(path: Path) -> None:
+            with open(path, "wb") as file:  # by itself, torch does not say why it cannot write
+                torch.save(state, file)
+
+        writers[STATE] = write_state
         self.commit(writers)
 
     def load(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:

@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from backbones.files import WriteError
 from backbones.processes import keep_freed_memory
 from backbones.terminal import messages
 from backbones.train.data import DataError
 from backbones.train.distributed import default_device
 from backbones.train.evaluate import Forward
+from backbones.train.failures import explain_failure
 from backbones.train.modelio import LoadedModel, ModelError, load_model, recipe_of
 from backbones.train.options import OptionError
 from backbones.train.options.evaluation import EvaluationOptions
@@ -91,12 +93,12 @@ def warn(text: str) -> None:
 
 
 def guarded(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
-    """Runs a command line; what the user can mend ends it with one sentence and exit code 2."""
+    """Runs a command line; what the user can mend ends it with one sentence and exit code 2, the machine's with 3."""
     if argv is None:  # the process is this program's own
         keep_freed_memory()
     try:
         return run(argv)
-    except (OptionError, ModelError, DataError) as error:
+    except (OptionError, ModelError, DataError, WriteError) as error:
         messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
@@ -105,6 +107,12 @@ def guarded(run: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        sentence = explain_failure(error)
+        if sentence is None:
+            raise
+        messages.print(f"error: {sentence}", style="bold red", markup=False, soft_wrap=True)
+        return 3
 
 
 def title_of(spec: str) -> str:

@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from backbones.files import WriteError, check_writable
 from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
     exif_transpose,
@@ -57,6 +58,8 @@ def run(argv: Sequence[str] | None) -> int:
     """Predicts all images; exit code 1 when none could be read."""
     args = read_options(PredictOptions, build_parser(), argv)
     files = find_images(args.inputs) if args.inputs else []
+    for path in filter(None, (args.output, args.sheet)):
+        check_writable(path)
     device = pick_device(args.device)
     loaded = load(args, args.model, args.checkpoint, say)
     config = loaded.data_config
@@ -89,11 +92,16 @@ def run(argv: Sequence[str] | None) -> int:
         return 1
     out = io.StringIO()
     write_predictions(predictions, _output_type(args), out)
-    if args.output:
-        say(f"wrote {write_text(args.output, out.getvalue())}")
-    else:
+    try:
+        if args.output:
+            say(f"wrote {write_text(args.output, out.getvalue())}")
+        else:
+            sys.stdout.write(out.getvalue())
+            sys.stdout.flush()
+    except WriteError:
         sys.stdout.write(out.getvalue())
         sys.stdout.flush()
+        raise
     known = [p for p in predictions if p.truth is not None]
     if known:
         right = sum(p.truth == p.names[0] for p in known)

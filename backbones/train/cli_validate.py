@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from backbones.files import write_csv
+from backbones.files import WriteError, check_writable, write_csv
 from backbones.terminal import counting_bar
 from backbones.train.cli_common import (
     console,
@@ -223,9 +223,26 @@ def write_results(path: str, rows: Sequence[dict[str, Any]]) -> list[Path]:
     known = target.suffix.lower() in (".csv", ".json")
     files = [target] if known else [Path(f"{path}.csv"), Path(f"{path}.json")]
     for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
         (write_json if file.suffix.lower() == ".json" else write_csv)(file, rows)
     return files
+
+
+def _write(
+    args: ValidateOptions, rows: Sequence[dict[str, Any]], result: Evaluation, names: Sequence[str], label: str | None
+) -> Iterator[Path]:
+    """Writes the files that are asked for, with a model's label in their names where there are several."""
+    if args.results_file:
+        yield from write_results(args.results_file, rows)
+    if args.per_class:
+        path = numbered(args.per_class, label or "", label is not None)
+        write_csv(path, result.per_class(names))
+        yield path
+    if args.confusion:
+        from backbones.train.plots import plot_confusion
+
+        path = numbered(args.confusion, label or "", label is not None)
+        row = rows[-1]
+        yield plot_confusion(result.confusion(), names, path, title=f"{title_of(row['model'])} on {row['data']}")
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -235,7 +252,10 @@ def run(argv: Sequence[str] | None) -> int:
         args = args.replace(models=(), data=args.models[0])  # timm's positional DIR
     specs = [*args.models, *args.model]
     checkpoints: list[str | None] = list(args.checkpoint) or [None] * len(specs)
-    several, failed = len(specs) > 1, 0
+    several, failed, unwritten = len(specs) > 1, 0, False
+    for path in (args.results_file, args.per_class, args.confusion):
+        if path:
+            check_writable(path if Path(path).suffix else f"{path}.csv")
     rows: list[dict[str, Any]] = []
     for number, (spec, checkpoint) in enumerate(zip(specs, checkpoints)):
         try:
@@ -248,25 +268,19 @@ def run(argv: Sequence[str] | None) -> int:
             continue
         rows.append(row)
         label = spec if specs.count(spec) == 1 else f"{spec}-{number + 1}"
-        written = write_results(args.results_file, rows) if args.results_file else []
         if args.per_class:
-            figures = result.per_class(names)
-            written.append(numbered(args.per_class, label, several))
-            written[-1].parent.mkdir(parents=True, exist_ok=True)
-            write_csv(written[-1], figures)
-            console.print(class_table(figures, title_of(spec)))
-        if args.confusion:
-            from backbones.train.plots import plot_confusion
-
-            path = numbered(args.confusion, label, several)
-            written.append(plot_confusion(result.confusion(), names, path, title=f"{title_of(spec)} on {row['data']}"))
-        for path in written:
-            say(f"wrote {path}")
+            console.print(class_table(result.per_class(names), title_of(spec)))
+        try:
+            for path in _write(args, rows, result, names, label if several else None):
+                say(f"wrote {path}")
+        except WriteError as error:  # what was measured is shown whatever becomes of the files
+            unwritten = True
+            messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
     if rows:
         console.print(result_table(rows))
     if failed:
         warn(f"{failed} of {len(specs)} models could not be measured.")
-    return 1 if failed else 0
+    return 2 if unwritten else 1 if failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,8 @@ import re
 
 import torch
 
+#: What torch, its CPU allocator and oneDNN say when memory runs out.
+_NO_MEMORY = r"out of memory|can't allocate memory|could not create a (primitive$|memory)"
 #: What torch and gloo say when the process at the other end is gone.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "remote process")
 
@@ -20,9 +22,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     if "dataloader worker" in text:
         return False
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        type(error) is RuntimeError and ("out of memory" in text or "can't allocate memory" in text)
-    )
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return type(error) is RuntimeError and re.search(_NO_MEMORY, text) is not None
 
 
 def explain_failure(error: BaseException) -> str | None:

@@ -64,7 +64,12 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         with _signals_blocked():
             batches: Iterable[Any] = super().__iter__()
-        for batch in batches:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+        try:
+            for batch in batches:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        except (ConnectionError, EOFError) as error:  # what a batch that a dead worker was handing over ends in
+            if not self.num_workers:
+                raise
+            raise RuntimeError("DataLoader worker exited unexpectedly") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from backbones.train import checkpoint
@@ -58,7 +60,7 @@ def test_death_at_any_call_leaves_one_consistent_set(tmp_path, monkeypatch):
 
         return call
 
-    for owner, name in ((os, "replace"), (os, "link"), (os, "fsync"), (checkpoint, "save_file"), (torch, "save")):
+    for owner, name in ((os, "replace"), (os, "link"), (os, "fsync"), (checkpoint, "save_tensors"), (torch, "save")):
         monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
     monkeypatch.setattr(checkpoint.Path, "unlink", mortal(checkpoint.Path.unlink))
 
@@ -107,6 +109,35 @@ def test_weights_of_another_save_are_detected(tmp_path):
     (tmp_path / "last.safetensors").write_bytes(old)
     with pytest.raises(CheckpointError, match=r"is not the file that .* was saved with"):
         folder.load()
+
+
+def test_equal_weights_are_equal_files(tmp_path):
+    """The order of the metadata is that of a hash map in safetensors: another one with nearly every file."""
+    digests = set()
+    for number in range(8):
+        (tmp_path / str(number)).mkdir()
+        folder = CheckpointFolder(tmp_path / str(number))
+        metadata = {"model": "größer", "updates": "3", "a": "1", "b": "2", "quote": '"\n'}
+        folder.save({"last.safetensors": {"w": torch.arange(3.0), "v": torch.zeros(2)}}, {}, {}, metadata)
+        digests.add(folder.load()[1]["sha256"]["last.safetensors"])
+        with safe_open(tmp_path / str(number) / "last.safetensors", "pt") as file:
+            assert file.metadata() == {"format": "pt", **metadata}
+            assert file.get_tensor("w").tolist() == [0, 1, 2]
+    assert len(digests) == 1
+
+
+def test_a_full_disk_keeps_the_set_before(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    save(folder, 1)
+    (tmp_path / ".last.state.pt.new").symlink_to("/dev/full")
+    unlink = Path.unlink
+    Path.unlink = lambda path, missing_ok=False: None if path.is_symlink() else unlink(path, missing_ok)
+    try:
+        with pytest.raises(CheckpointError, match=r"Cannot save .*No space left on device.*the checkpoint before"):
+            save(folder, 2)
+    finally:
+        Path.unlink = unlink
+    assert CheckpointFolder(tmp_path).load()[1]["updates"] == 1
 
 
 def test_damaged_state(tmp_path):

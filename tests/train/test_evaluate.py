@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,6 +373,29 @@ def test_command_line_on_a_folder_with_a_broken_image(runs, tmp_path, capsys):
     flags[2] = str(tmp_path / "data")
     assert cli_validate.main(flags) == 2
     assert "no folder for the split 'val'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--results-file", "--per-class", "--confusion"])
+def test_command_line_shows_what_it_cannot_write(flag, runs, tmp_path, capsys):
+    """The disk is full when the file is written: the table of every model is on the terminal all the same."""
+    specs = [str(runs / "test_resnet"), str(runs / "test_vit")]
+    files = [tmp_path / "full.csv", *(tmp_path / f"full-{'_'.join(Path(spec).parts[1:])}.csv" for spec in specs)]
+    for file in files:
+        file.symlink_to("/dev/full")
+    assert cli_validate.main([*specs, flag, str(files[0]), "--device", "cpu", "-b", "355"]) == 2
+    printed = capsys.readouterr()
+    assert all(Path(spec).name in printed.out for spec in specs) and "top-1" in printed.out
+    errors = [line for line in printed.err.splitlines() if "error: Cannot write" in line]
+    assert len(errors) == 2 and all("No space left on device" in line for line in errors)
+
+
+def test_command_line_refuses_a_path_that_cannot_be_written_before_it_measures(runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    for flag in ("--results-file", "--per-class", "--confusion"):
+        argv = [str(runs / "test_resnet"), flag, str(tmp_path / "file" / "out.csv"), "--device", "cpu"]
+        assert cli_validate.main(argv) == 2
+        printed = capsys.readouterr()
+        assert "Cannot write" in printed.err and len(printed.err.strip().splitlines()) == 1 and not printed.out
 
 
 @pytest.mark.parametrize(

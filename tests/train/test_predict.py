@@ -186,6 +186,18 @@ def test_command_line_predicts_what_the_model_says(run, photos, tmp_path, capsys
     assert Image.open(sheet).format == "PNG"
 
 
+@pytest.mark.parametrize("flag", ["--output", "--sheet"])
+def test_command_line_prints_what_it_cannot_write(flag, run, photos, tmp_path, capsys):
+    (tmp_path / "full").symlink_to("/dev/full")
+    assert cli_predict.main(["-m", run, str(photos), "--device", "cpu", flag, str(tmp_path / "full")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 3 and "No space left on device" in printed.err
+    (tmp_path / "file").write_text("no folder")
+    assert cli_predict.main(["-m", run, str(photos), "--device", "cpu", flag, str(tmp_path / "file" / "out")]) == 2
+    printed = capsys.readouterr()
+    assert not printed.out and "Cannot write" in printed.err and len(printed.err.strip().splitlines()) == 1
+
+
 def test_command_line_fails_only_when_nothing_is_readable(run, tmp_path, capsys):
     for name in ("a.jpg", "b.png"):
         (tmp_path / name).write_bytes(b"broken")
