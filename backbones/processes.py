@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Mapping
 
 import torch.distributed as dist
 
@@ -32,9 +33,18 @@ def keep_freed_memory() -> None:
     glibc returns every tensor above 32 MiB to the system, and the fresh pages of the next one cost more time than the
     arithmetic on them. For programs that have their process to themselves: where sizes vary, it grows larger.
     """
+    _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1})
+
+
+def return_freed_memory() -> None:
+    """Takes :func:`keep_freed_memory` back, for a process whose memory has run out: kept memory is in pieces."""
+    _set_malloc({_M_MMAP_MAX: 65536, _M_TRIM_THRESHOLD: 128 * 1024})  # glibc's own values
+
+
+def _set_malloc(values: Mapping[int, int]) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, -1)
+    for option, value in values.items():
+        mallopt(option, value)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from backbones.processes import return_freed_memory
 from backbones.train.failures import is_out_of_memory
 from backbones.train.losses import TrainingLoss
 from backbones.train.options import TrainOptions
@@ -52,6 +53,7 @@ def largest_batch(
                 if not is_out_of_memory(error):
                     raise
                 batch //= 2
+                return_freed_memory()
             finally:
                 _reserve = images = target = output = logits = value = None
                 model.zero_grad(set_to_none=True)

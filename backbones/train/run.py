@@ -439,7 +439,8 @@ class Run:
             if source.unreadable.count:
                 self.say(f"{source.unreadable.count} unreadable {split} images were skipped ({source.unreadable.log})")
         # Resuming a run that is already done trains nothing, so the row it has is the better one.
-        row = self._benchmark() if self.train_speeds or not (self.path / "benchmark.csv").exists() else None
+        again = self.path is not None and not self.train_speeds and (self.path / "benchmark.csv").exists()
+        row = None if again else self._benchmark()
         if self.world.primary and row:
             self.say("benchmark: " + ", ".join(f"{key} {value}" for key, value in row.items()))
         if options.dry_run:

@@ -116,15 +116,14 @@ import backbones.train.run
 from backbones.train.cli_train import main
 torch.set_num_threads(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + 90 * 2**20, resource.RLIM_INFINITY))
 sys.exit(main())
 """
 
 
 def allocate(output, *more):
-    words = (
-        "--model test_resnet img_size=224 device=cpu workers=0 batch_size=256 epochs=1 no_benchmark=true overfit=256"
-    )
+    words = "--model test_resnet img_size=112 device=cpu workers=0 batch_size=256 epochs=1 no_benchmark=true"
+    more = ("overfit=256", "validation_batch_size=8", *more)
     return subprocess.run(
         [sys.executable, "-c", ALLOCATE, *words.split(), "--output", str(output), *more],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
@@ -143,7 +142,7 @@ def test_memory_of_the_cpu_that_runs_out_is_one_sentence(tmp_path):
 def test_batches_are_halved_until_they_fit_on_the_cpu(tmp_path):
     done = allocate(tmp_path, "--auto-batch-halving", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "out of memory: now 128 images x 2 accumulation steps" in done.stdout
+    assert "out of memory: now 128 images x 2 accumulation steps" in done.stdout and "dry run: two" in done.stdout
     assert "global batch 256 = " in done.stdout
 
 
