@@ -90,3 +90,16 @@ def test_sharded_training_equals_plain_training_and_resumes(photo_folder, alone,
     assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-3
     state = torch.load(path / "last.state.pt", weights_only=True)
     assert state["epoch"] == 2 and len(state["optimizer"]["state"]) == len(list(theirs))
+
+
+def test_an_error_of_one_process_ends_all_with_one_message(photo_folder, tmp_path):
+    """Process 0 alone looks for the run folder; the other one waits for what it finds."""
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "best.safetensors").write_bytes(b"weights of a run")
+    process = launch(photo_folder, tmp_path, "two", "batch_size=2", processes=2)
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode != 0
+    errors = [line for line in text.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and "no last.state.pt to go on from" in errors[0]
+    assert 'train.py", line' not in text  # no traceback of ours
+    assert (tmp_path / "two" / "best.safetensors").read_bytes() == b"weights of a run"
