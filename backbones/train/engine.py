@@ -271,7 +271,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, loader: EvalLoader, model: nn.Module, batches: int | None = None) -> dict[str, float]:
-        """Cross-entropy, top-1 and top-5 in percent, and images per second, over all processes.
+        """Cross-entropy, top-1 and (of five classes or more) top-5 in percent, images per second, over all processes.
 
         Args:
             loader: Evaluation data; labels below 0 are left out.
@@ -298,7 +298,8 @@ class Trainer:
         if not count:
             raise TrainError("The evaluation data has no readable image.")
         speed = count / (time.perf_counter() - start)
-        return {"loss": loss / count, "top1": 100 * top1 / count, "top5": 100 * top5 / count, "img_per_s": speed}
+        metrics = {"loss": loss / count, "top1": 100 * top1 / count, "img_per_s": speed}
+        return {**metrics, "top5": 100 * top5 / count} if logits.shape[1] >= 5 else metrics
 
     def distribute_bn(self) -> None:
         """Makes BatchNorm statistics the same on all processes before evaluation and saving."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sklearn import metrics
 from timm.data import RealLabelsImagenet, create_transform
 from torch import Tensor, nn
 from torchvision import transforms
@@ -213,29 +214,25 @@ class Evaluation:
 
     def confusion(self) -> Tensor:
         """(classes, classes) counts: rows are true classes, columns predicted ones."""
-        n = self.num_classes
-        return torch.bincount(self.labels * n + self.predictions, minlength=n * n).view(n, n)
+        return torch.from_numpy(metrics.confusion_matrix(self.labels, self.predictions, labels=range(self.num_classes)))
 
     def per_class(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
         """Precision, recall, F1 (in percent) and support of every class; a ratio of nothing to nothing is 0."""
-        n = self.num_classes
-        support = torch.bincount(self.labels, minlength=n)
-        predicted = torch.bincount(self.predictions, minlength=n)
-        right = torch.bincount(self.labels[self.labels == self.predictions], minlength=n).double()
-        precision = 100 * right / predicted.clamp(min=1)
-        recall = 100 * right / support.clamp(min=1)
-        f1 = 200 * right / (support + predicted).clamp(min=1)
+        precision, recall, f1, support = metrics.precision_recall_fscore_support(
+            self.labels, self.predictions, labels=range(self.num_classes), zero_division=0
+        )
+        predicted = torch.bincount(self.predictions, minlength=self.num_classes).tolist()
         return [
             {
                 "index": i,
                 "class": class_names[i],
-                "precision": round(precision[i].item(), 4),
-                "recall": round(recall[i].item(), 4),
-                "f1": round(f1[i].item(), 4),
+                "precision": round(100 * float(precision[i]), 4),
+                "recall": round(100 * float(recall[i]), 4),
+                "f1": round(100 * float(f1[i]), 4),
                 "support": int(support[i]),
-                "predicted": int(predicted[i]),
+                "predicted": predicted[i],
             }
-            for i in range(n)
+            for i in range(self.num_classes)
         ]
 
 

@@ -142,6 +142,8 @@ class Run:
     def _build(self) -> None:
         options, world = self.options, self.world
         self.data = components.build_data(options, world)
+        if options.eval_metric == "top5" and self.data.num_classes < 5:
+            raise TrainError(f"--eval-metric top5 needs five classes or more, the data has {self.data.num_classes}.")
         components.limit_unreadable(self.data, options.max_unreadable)
         model, self.loaded = components.build_model(options, self.data.num_classes, load=not self.resuming)
         self.config = components.data_config(options, model)

@@ -82,6 +82,36 @@ def memory_of_three_for_tests(pretrained=False, num_classes=10, good_calls=0, **
     return Small()
 
 
+@register_model
+def nan_later_for_tests(pretrained=False, num_classes=10, good_calls=2, **kwargs):
+    """A model whose evaluation, but not its training, gives NaN after some good calls."""
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.head = nn.Linear(8, num_classes)
+            self.num_classes, self.pretrained_cfg, self.good_calls = num_classes, {}, good_calls
+
+        def forward(self, x):
+            self.good_calls -= not self.training
+            logits = self.head(self.body(x))
+            return logits * float("nan") if self.good_calls < 0 and not self.training else logits
+
+    return Small()
+
+
+@pytest.mark.parametrize(("good", "best"), [(2, "1"), (0, None)])
+def test_nan_is_never_the_best(good, best, photo_folder, tmp_path, capsys):
+    """Two batches an evaluation: the second epoch's loss is NaN, or that of every epoch is."""
+    argv = f"--model nan_later_for_tests model_kwargs.good_calls={good} eval_metric=loss epochs=3"
+    path = run(tmp_path, argv, data=photo_folder, small=CHEAP)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("best: ")]
+    assert (path / "best.safetensors").exists() == bool(said) == (best is not None)
+    if best:
+        assert f"at epoch {best} " in said[0] and "nan" not in said[0].split("(")[0]
+
+
 def test_a_run_leaves_everything(photo_folder, tmp_path, capsys):
     path = run(tmp_path, "epochs=2 model_ema=true no_benchmark=false", data=photo_folder)
     names = {file.name for file in path.iterdir()}
