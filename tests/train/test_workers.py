@@ -116,13 +116,13 @@ import backbones.train.run
 from backbones.train.cli_train import main
 torch.set_num_threads(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 90 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
 sys.exit(main())
 """
 
 
 def allocate(output, *more):
-    words = "--model test_resnet img_size=112 device=cpu workers=0 batch_size=256 epochs=1 no_benchmark=true"
+    words = "--model test_resnet img_size=224 device=cpu workers=0 batch_size=256 epochs=1 no_benchmark=true"
     more = ("overfit=256", "validation_batch_size=8", *more)
     return subprocess.run(
         [sys.executable, "-c", ALLOCATE, *words.split(), "--output", str(output), *more],
