@@ -93,7 +93,7 @@ def _losses(run: Path) -> list[float]:
 
 def test_training_learns(trained):
     losses = _losses(trained.run)
-    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+    assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:3])  # 0.55 to 0.69, as the random numbers of torch's versions
     assert not [path for path in trained.run.iterdir() if path.name.startswith(".")]
 
 
