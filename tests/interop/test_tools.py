@@ -116,7 +116,7 @@ def test_grad_cam(name):
 def test_onnx(name, tmp_path):
     import onnxruntime
 
-    model = stir(tiny(name, num_classes=5)).requires_grad_(False)
+    model = stir(tiny(name, num_classes=5))
     torch.onnx.export(model, (x,), dynamo=True, verbose=False).save(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})

@@ -26,6 +26,7 @@ from backbones.ops.cache import shape_cache
 from backbones.ops.neighborhood.cpu_plan import key_range
 from backbones.ops.neighborhood.geometry import group_lengths, static_size, window_start
 from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs
+from backbones.ops.sdpa import biased_attention
 
 
 class Axis(NamedTuple):
@@ -320,9 +321,9 @@ class TiledAttention(Backend):
         mask = mask.expand(*mask.shape[:4], q.shape[5], -1, -1)
         # Where all groups share one mask they go to the batch, on which the mask is broadcast without a copy.
         split = 0 if rows.ragged or cols.ragged else 2
-        out = F.scaled_dot_product_attention(
+        out = biased_attention(
             *(x.flatten(1 + split, 5).flatten(0, split) for x in (q, k, v)),
-            attn_mask=mask.flatten(split, 4).flatten(0, split - 1) if split else mask.flatten(0, 4)[None],
+            mask.flatten(split, 4).flatten(0, split - 1) if split else mask.flatten(0, 4)[None],
             scale=scale,
         )
         return join_queries(out.reshape(q.shape), rows, cols)
