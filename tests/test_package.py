@@ -120,6 +120,12 @@ def test_no_name_of_timm_is_overwritten():
     assert new == sorted(backbones.list_models())
 
 
+def test_families_are_found():
+    """A module of `backbones.models` is a family by being there."""
+    families = {path.stem for path in (PACKAGE / "models").glob("[!_]*.py")}
+    assert len(families) >= 10 and all(f"backbones.models.{family}" in sys.modules for family in families)
+
+
 def test_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc|\.dev)\d+)?", backbones.__version__)
     setup = configparser.ConfigParser()

@@ -116,7 +116,7 @@ def attention_forward(
     TILE_H: tl.constexpr, TILE_W: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
     BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out (B, H, W, heads, DIM) = softmax(scale * q @ k + table) @ v, lse (B, heads, H, W) its normaliser's log 2.
+    """out (B, H, W, heads, DIM) = softmax(scale * q @ k + table) @ v, lse (B, heads, H, W) its log-sum-exp in base 2.
 
     WIDTH is DIM rounded up to a power of two, at least 16; `table` is (heads, 2K_h - 1, 2K_w - 1), contiguous.
     """
@@ -136,9 +136,9 @@ def attention_forward(
     first_h, end_h = _key_range(tile_h, length_h, TILE_H, KERNEL_H, STRIDE_H)
     first_w, end_w = _key_range(tile_w, length_w, TILE_W, KERNEL_W, STRIDE_W)
 
-    total = tl.zeros([TILE_H * TILE_W], tl.float32)
-    greatest = tl.full([TILE_H * TILE_W], float("-inf"), tl.float32)
-    mixed = tl.zeros([TILE_H * TILE_W, WIDTH], tl.float32)
+    l_i = tl.zeros([TILE_H * TILE_W], tl.float32)
+    m_i = tl.full([TILE_H * TILE_W], float("-inf"), tl.float32)
+    acc = tl.zeros([TILE_H * TILE_W, WIDTH], tl.float32)
     slot = tl.arange(0, BLOCK_H * BLOCK_W)
     for row in range(first_h, end_h, BLOCK_H):
         for col in range(first_w, end_w, BLOCK_W):
@@ -149,24 +149,24 @@ def attention_forward(
                                    KERNEL_W, STRIDE_H, STRIDE_W)  # fmt: skip
             scores = _scores(query, key, table, query_h, query_w, key_h[None, :], key_w[None, :], inside, scale,
                              KERNEL_H, KERNEL_W, BIAS, PRECISION)  # fmt: skip
-            ceiling = tl.maximum(greatest, tl.max(scores, 1))
+            m_new = tl.maximum(m_i, tl.max(scores, 1))
             # No key of the window may have come yet.
-            shift = tl.where(ceiling == float("-inf"), 0.0, ceiling)
+            shift = tl.where(m_new == float("-inf"), 0.0, m_new)
             weights = tl.exp2(scores - shift[:, None])
-            decay = tl.exp2(greatest - shift)
-            greatest = ceiling
-            total = total * decay + tl.sum(weights, 1)
+            alpha = tl.exp2(m_i - shift)
+            m_i = m_new
+            l_i = l_i * alpha + tl.sum(weights, 1)
             value = _load(v, key_h[:, None], key_w[:, None], channel[None, :], group_h, group_w, length_h, length_w,
                           v_row, v_col, DIM, DILATION_H, DILATION_W)  # fmt: skip
-            mixed = mixed * decay[:, None] + tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
+            acc = acc * alpha[:, None] + tl.dot(weights.to(value.dtype), value, input_precision=PRECISION)
 
-    total = tl.where(total == 0.0, 1.0, total)  # queries beyond the map
+    l_i = tl.where(l_i == 0.0, 1.0, l_i)  # queries beyond the map
     known = (query_h < length_h) & (query_w < length_w)
     pixel = _pixel(query_h, query_w, group_h, group_w, width, 1, DILATION_H, DILATION_W)
     place = ((image * height * width + pixel) * heads + head) * DIM + channel[None, :]
-    tl.store(out + place, (mixed / total[:, None]).to(out.dtype.element_ty), mask=known & (channel[None, :] < DIM))
+    tl.store(out + place, (acc / l_i[:, None]).to(out.dtype.element_ty), mask=known & (channel[None, :] < DIM))
     sums = (image * heads + head) * height * width + pixel
-    tl.store(lse + sums, (greatest + tl.log2(total))[:, None], mask=known)
+    tl.store(lse + sums, (m_i + tl.log2(l_i))[:, None], mask=known)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -204,7 +204,7 @@ def attention_backward_queries(
     place = ((image * height * width + pixel) * heads + head) * DIM + channel[None, :]
     grad_out = tl.load(grad + place, mask=real, other=0.0)
     sums = (image * heads + head) * height * width + pixel
-    normaliser = tl.load(lse + sums, mask=known, other=0.0)
+    lse_i = tl.load(lse + sums, mask=known, other=0.0)
     mean = tl.load(delta + sums, mask=known, other=0.0)
 
     first_h, end_h = _key_range(tile_h, length_h, TILE_H, KERNEL_H, STRIDE_H)
@@ -224,7 +224,7 @@ def attention_backward_queries(
                                    KERNEL_W, STRIDE_H, STRIDE_W)  # fmt: skip
             scores = _scores(query, tl.trans(key), table, query_h, query_w, key_h[None, :], key_w[None, :], inside,
                              scale, KERNEL_H, KERNEL_W, BIAS, PRECISION)  # fmt: skip
-            weights = tl.exp2(scores - normaliser)
+            weights = tl.exp2(scores - lse_i)
             grad_weights = tl.dot(grad_out, tl.trans(value), input_precision=PRECISION)
             grad_scores = weights * (grad_weights - mean)
             grad_query += tl.dot(grad_scores.to(key.dtype), key, input_precision=PRECISION)
@@ -294,13 +294,13 @@ def attention_backward_keys(
                              length_w, width * heads * DIM, heads * DIM, DIM, DILATION_H, DILATION_W)  # fmt: skip
             known = (query_h < length_h) & (query_w < length_w)
             sums = first + _pixel(query_h, query_w, group_h, group_w, width, 1, DILATION_H, DILATION_W)
-            normaliser = tl.load(lse + sums, mask=known, other=0.0)
+            lse_i = tl.load(lse + sums, mask=known, other=0.0)
             mean = tl.load(delta + sums, mask=known, other=0.0)
             _, _, inside = _inside(query_h[None, :], query_w[None, :], key_h, key_w, length_h, length_w, KERNEL_H,
                                    KERNEL_W, STRIDE_H, STRIDE_W)  # fmt: skip
             scores = _scores(key, tl.trans(query), table, query_h[None, :], query_w[None, :], key_h, key_w, inside,
                              scale, KERNEL_H, KERNEL_W, BIAS, PRECISION)  # fmt: skip
-            weights = tl.exp2(scores - normaliser[None, :])
+            weights = tl.exp2(scores - lse_i[None, :])
             grad_value += tl.dot(weights.to(grad_out.dtype), grad_out, input_precision=PRECISION)
             grad_weights = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)
             grad_scores = weights * (grad_weights - mean[None, :])

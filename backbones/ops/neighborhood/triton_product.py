@@ -44,7 +44,7 @@ def product_forward(
     first_h, end_h = _key_range(tile_h, length_h, TILE_H, KERNEL_H, 1)
     first_w, end_w = _key_range(tile_w, length_w, TILE_W, KERNEL_W, 1)
 
-    mixed = tl.zeros([TILE_H * TILE_W, WIDTH], tl.float32)
+    acc = tl.zeros([TILE_H * TILE_W, WIDTH], tl.float32)
     slot = tl.arange(0, BLOCK_H * BLOCK_W)
     for row in range(first_h, end_h, BLOCK_H):
         for col in range(first_w, end_w, BLOCK_W):
@@ -55,10 +55,10 @@ def product_forward(
             weights = tl.load(attn + taps, mask=inside, other=0.0)
             value = _load(v, key_h[:, None], key_w[:, None], channel, group_h, group_w, length_h, length_w, v_row,
                           v_col, DIM, DILATION_H, DILATION_W)  # fmt: skip
-            mixed += tl.dot(weights, value, input_precision=PRECISION)
+            acc += tl.dot(weights, value, input_precision=PRECISION)
 
     real = (query_h < length_h) & (query_w < length_w) & (channel < DIM)
-    tl.store(out + query * DIM + channel, mixed.to(out.dtype.element_ty), mask=real)
+    tl.store(out + query * DIM + channel, acc.to(out.dtype.element_ty), mask=real)
 
 
 @triton.jit(do_not_specialize=SIZES)
