@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backbones.dense.errors import DenseError
+from backbones.dense.errors import DenseError, first_line
 from backbones.dense.reading import Reader, image_size, mapped
 
 _LISTS = ("images", "annotations", "categories")
@@ -45,8 +45,7 @@ def read_categories(path: str | Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, DenseError):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DenseError(f"{path} is not a COCO file ({reason}): write it anew.") from error
+        raise DenseError(f"{path} is not a COCO file ({first_line(error)}): write it anew.") from error
 
 
 @dataclass

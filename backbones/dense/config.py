@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS
 from mmengine.utils import import_modules_from_strings
 
 from backbones.dense.config_table import COLUMNS, config_paths
-from backbones.dense.errors import DenseError
+from backbones.dense.errors import DenseError, first_line
 from backbones.dense.ops import OperatorsError
 from backbones.dense.options import check_options
 
@@ -55,7 +55,9 @@ def load_config(
     except (DenseError, OperatorsError):
         raise
     except Exception as error:  # a config is a program
-        raise DenseError(f"Cannot read config {path} with these options ({_line(error)}): correct them.") from error
+        raise DenseError(
+            f"Cannot read config {path} with these options ({first_line(error)}): correct them."
+        ) from error
     if "model" not in cfg or cfg.get("default_scope") not in ("mmdet", "mmseg"):
         raise DenseError(f'{path} is no config of mmdet or mmseg: it needs model and default_scope="mmdet" or "mmseg".')
     if data_root is not None:
@@ -68,10 +70,6 @@ def load_config(
 
 def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def datasets(cfg: Config, splits: Sequence[str] = SPLITS) -> Iterator[tuple[str, Any]]:

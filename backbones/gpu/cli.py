@@ -21,10 +21,9 @@ from backbones.benchmark.cli import describe_machine
 from backbones.files import replacing
 from backbones.gpu.page import write_page
 from backbones.gpu.part import DEVICE_LOST, PARTS
-from backbones.gpu.results import FAILS, RUNNING, Results, Summary
+from backbones.gpu.results import FAILS, ROOT, RUNNING, Results, Summary
 from backbones.terminal import messages
 
-ROOT = Path(__file__).resolve().parents[2]
 #: How often a part is started again after its process has died.
 RESTARTS = 5
 #: Seconds that a process is given beyond its part's time, to end its last case.

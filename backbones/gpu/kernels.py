@@ -8,16 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from backbones.gpu.results import Case, Results, Setting, Unavailable, must_be_close, relative_error
+from backbones.gpu.results import ROOT, Case, Results, Setting, Unavailable, must_be_close, relative_error
 from backbones.ops.neighborhood import neighborhood_attention, neighborhood_av, use_backend
 
-ROOT = Path(__file__).resolve().parents[2]
 Pair = tuple[int, int]
 
 #: Largest `|error| / |value|` of outputs and gradients: of the type itself, and of weights rounded to it.

@@ -8,6 +8,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from backbones.figures import BLUE, INK, MUTED, ORANGE, save_figure, style_axes
+from backbones.gpu.results import Setting
+
+
+def picture_path(setting: Setting, title: str) -> Path:
+    """Where a part keeps the picture of this title."""
+    return setting.folder / f"{title.replace(', ', '-').replace(' ', '-')}.png"
 
 
 def plot_ratios(values: Mapping[str, float], targets: Mapping[str, float], path: Path, title: str) -> Path:

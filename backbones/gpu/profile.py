@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
 from backbones.benchmark.models import Setting as ModelSetting
-from backbones.gpu.pictures import plot_kernels
+from backbones.gpu.pictures import picture_path, plot_kernels
 from backbones.gpu.results import MEASURED, Case, Results, Setting
 from backbones.gpu.speed import BATCH, SQUARE, warmed_up
 
@@ -60,5 +60,5 @@ def profile(name: str, each: ModelSetting, setting: Setting, results: Results) -
         row = {"kernel": key[:100], "ms": round(times[key] / 1000, 3), "%": round(100 * times[key] / total, 1)}
         results.add(f"{what}: {key[:100]}", MEASURED, table=what, **row, calls=counts[key])
     shares = {key: 100 * times[key] / total for key in largest}
-    plot_kernels(shares, setting.folder / f"{what.replace(', ', '-').replace(' ', '-')}.png", what)
+    plot_kernels(shares, picture_path(setting, what), what)
     return {"ms": round(total / 1000, 3)}

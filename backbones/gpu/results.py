@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+#: The clone.
+ROOT = Path(__file__).resolve().parents[2]
+
 HOLDS, FAILS, MISSED, MEASURED = "holds", "fails", "missed", "measured"
 UNAVAILABLE, NOT_REACHED, RUNNING = "unavailable", "not reached", "running"
 

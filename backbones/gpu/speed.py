@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -19,7 +20,7 @@ from backbones.benchmark.models import Setting as ModelSetting
 from backbones.benchmark.ops import Case as OpCase
 from backbones.benchmark.ops import OpSubject, attention_case, product_case
 from backbones.files import replacing
-from backbones.gpu.pictures import plot_ratios
+from backbones.gpu.pictures import picture_path, plot_ratios
 from backbones.gpu.results import FAILS, MEASURED, Case, Results, Setting, first_line
 from backbones.ops.neighborhood import natten, triton
 from backbones.ops.neighborhood.triton import Tiles
@@ -245,7 +246,7 @@ def warmed_up(name: str, each: ModelSetting, setting: Setting) -> ModelSubject:
     batch = each.batch
     while True:
         try:
-            subject = ModelSubject(name, _replaced(each, batch), setting.device, args)
+            subject = ModelSubject(name, replace(each, batch=batch), setting.device, args)
             for _ in range(1 if setting.tiny else 3):
                 subject()
             return subject
@@ -256,10 +257,6 @@ def warmed_up(name: str, each: ModelSetting, setting: Setting) -> ModelSubject:
         subject = None
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def _replaced(each: ModelSetting, batch: int) -> ModelSetting:
-    return ModelSetting(**{**vars(each), "batch": batch})
 
 
 def time_models(each: ModelSetting, setting: Setting, results: Results) -> dict[str, Any]:
@@ -291,7 +288,7 @@ def time_models(each: ModelSetting, setting: Setting, results: Results) -> dict[
         plot_ratios(
             {name: row["ratio"] for name, row in rows.items()},
             _targets(each) or {},
-            setting.folder / f"{title.replace(', ', '-').replace(' ', '-')}.png",
+            picture_path(setting, title),
             f"{title}: images/s against Swin-T",
         )
     return {}

@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from backbones.gpu.results import Case, Results, Setting, Unavailable
+from backbones.gpu.results import ROOT, Case, Results, Setting, Unavailable
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAIN = "tools/classification/train.py"
 #: Least top-1 on held-out digits, in percent.
 TOP1 = 97.0

@@ -81,20 +81,6 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2).flatten(2)
 
 
-def static_size(n: int | torch.Tensor) -> int:
-    """A side as a number: it is a tensor under `torch.jit.trace`."""
-    return int(n) if isinstance(n, torch.Tensor) else n
-
-
-def larger(n: int | torch.SymInt, other: int) -> int | torch.SymInt:
-    """`max` that binds no symbolic size to the side it is on."""
-    return max(n, other) if isinstance(n, int) else torch.sym_max(n, other)
-
-
-def smaller(n: int | torch.SymInt, other: int) -> int | torch.SymInt:
-    return min(n, other) if isinstance(n, int) else torch.sym_min(n, other)
-
-
 class _ChunkedAttention(torch.autograd.Function):
     """Gather and attend, `chunk` query regions at a time; the backward pass repeats both instead of keeping them."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from backbones.dense.errors import first_line
 from backbones.dense.ops import attention, boxes, convolution, losses, reassembly, regions
 from backbones_mmcv import NAME
 
@@ -68,16 +69,12 @@ def fault(module: ModuleType) -> str | None:
         kept = module.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), iou_threshold=0.5, offset=0).tolist()
         cuda = module.get_compiling_cuda_version()
     except Exception as error:  # whatever a wrong build raises
-        return _first_line(error)
+        return first_line(error)
     if kept != [0, 2]:
         return f"nms kept {kept} where it must keep [0, 2]"
     if cuda == "not available" and torch.cuda.is_available():
         return "they were built without CUDA"
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def load(compiled: ModuleSpec | None) -> ModuleType:
@@ -89,7 +86,7 @@ def load(compiled: ModuleSpec | None) -> ModuleType:
         compiled.loader.exec_module(module)
         found = fault(module)
     except Exception as error:  # undefined symbols, missing libraries
-        found = _first_line(error)
+        found = first_line(error)
     if found is None:
         return module
     warnings.warn(

@@ -13,7 +13,8 @@ from torch import nn
 
 from backbones.layers.pointwise import Linear
 from backbones.ops.autocast import no_autocast
-from backbones.ops.routing import Regions, attend, larger, routed_attention, smaller, static_size
+from backbones.ops.routing import Regions, attend, routed_attention
+from backbones.ops.sizes import larger, smaller, static_size
 
 
 class Router(nn.Linear):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from backbones.ops.cache import shape_cache
+from backbones.ops.sizes import static_size
 
 Pair = int | tuple[int, int]
 
@@ -93,8 +94,3 @@ def window_index(size: int, kernel: int, dilation: int, stride: int, device: tor
     group, p = i % dilation, i // dilation
     start = window_start(p, group_lengths(size, dilation, group), kernel, stride)
     return group + (start + slot) * dilation, start + slot - p + kernel - 1
-
-
-def static_size(n: int) -> int:
-    """A size as a number: under torch.jit.trace sizes are tensors, and the plan of a traced graph is fixed."""
-    return int(n) if isinstance(n, Tensor) else n
