@@ -21,9 +21,13 @@ MAY_IMPORT = {
     "ops": {"ops", "_compat"},
     "layers": {"layers", "ops", "_compat"},
     "models": {"models", "layers", "ops", "_compat"},
+    "features": {"models", "layers"},
+    "utils": {"utils", "ops", "_compat"},
 }
 # and these not from those: training knows models through timm only.
 MUST_NOT_IMPORT = {"train": {"models", "layers", "dense"}, "dense": {"train"}, "checkpoints": {"train", "dense"}}
+# Subpackages of training: each may import from those after it.
+TRAINING = ("cli", "loop", "evaluation", "data", "options")
 # The one way up: asked for weights, a model turns to the store of weights, which is imported only then.
 UPWARD = ("models/_registry.py", "checkpoints")
 HEAVY = (
@@ -169,6 +173,16 @@ def test_rooms_do_not_import_each_other_in_circles():
         for room in done:
             del uses[room]
     assert not uses, f"import each other: {uses}"
+
+
+def test_training_imports_point_down():
+    wrong = []
+    for position, part in enumerate(TRAINING):
+        for path in (PACKAGE / "train" / part).glob("*.py"):
+            used = {module.split(".")[1] for module in _modules_of_ours(path) if module.startswith("train.")}
+            wrong += [f"{path.relative_to(ROOT)} imports train.{other}" for other in used - set(TRAINING[position:])]
+    assert not wrong, "; ".join(wrong)
+    assert {path.parent.name for path in (PACKAGE / "train").glob("*/*.py")} == set(TRAINING)
 
 
 def test_families_do_not_know_each_other():

@@ -4,7 +4,7 @@ python tools/model_table.py            # measure everything (a few minutes) and 
 python tools/model_table.py --check    # exit 1 if parameters, GMACs or top-1 there are not what is measured
 """
 
-from backbones.model_table import main
+from backbones.benchmark.model_table import main
 
 if __name__ == "__main__":
     main()

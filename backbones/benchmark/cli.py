@@ -21,9 +21,9 @@ from backbones.benchmark import ops
 from backbones.benchmark.measure import Machine, Timing, interleave, machine_peak, peak_memory, ratio
 from backbones.benchmark.models import PRECISIONS, TASKS, ModelSubject, Setting
 from backbones.benchmark.plots import plot_pareto, plot_resolution
-from backbones.files import replacing, write_csv
 from backbones.models import family_of
-from backbones.terminal import counting_bar, messages
+from backbones.utils.files import replacing, write_csv
+from backbones.utils.terminal import counting_bar, messages
 
 console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
 

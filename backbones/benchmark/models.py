@@ -13,8 +13,8 @@ from timm.models import is_model_in_modules
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from backbones.dense_backbone import checked_name
-from backbones.profiling import count_macs, count_parameters, count_traffic
+from backbones.features import checked_name
+from backbones.utils.profiling import count_macs, count_parameters, count_traffic
 
 TASKS = ("inference", "training")
 PRECISIONS = ("float32", "bfloat16", "float16", "amp_bfloat16", "amp_float16")
@@ -113,7 +113,7 @@ class ModelSubject:
         self.optimizer.zero_grad(set_to_none=True)
 
     def costs(self) -> tuple[int, int]:
-        """Multiply-adds and bytes of memory traffic of one image's forward pass; see `backbones.profiling`."""
+        """Multiply-adds and bytes of memory traffic of one image's forward pass; see `backbones.utils.profiling`."""
         shape = (3, *self.setting.size)
         model = self._plain.eval()
         return count_macs(model, shape), count_traffic(model, shape)

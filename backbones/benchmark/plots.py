@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, ScalarFormatter
 from matplotlib.transforms import Bbox
 
-from backbones.figures import BLUE, INK, MUTED, ORANGE, save_figure, style_axes
+from backbones.utils.figures import BLUE, INK, MUTED, ORANGE, save_figure, style_axes
 
 
 def _figure() -> tuple[Figure, Any]:

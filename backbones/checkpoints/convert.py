@@ -15,7 +15,7 @@ from torch import nn
 
 from backbones.checkpoints.errors import WeightsError
 from backbones.checkpoints.reading import first_line, read_checkpoint, some, tensors_of
-from backbones.dense_backbone import DenseBackbone
+from backbones.features import DenseBackbone
 from backbones.models import family_of
 from backbones.models._registry import Family, Weights
 

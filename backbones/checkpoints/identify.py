@@ -16,7 +16,7 @@ from torch import nn
 
 from backbones.checkpoints.convert import CONVERSION_ERRORS
 from backbones.checkpoints.reading import tensors_of
-from backbones.dense_backbone import DenseBackbone
+from backbones.features import DenseBackbone
 from backbones.models import family_of, list_known
 from backbones.models._registry import Family
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from backbones.checkpoints.errors import WeightsError
-from backbones.files import sync
+from backbones.utils.files import sync
 
 ENVIRONMENT = "BACKBONES_CHECKPOINTS"
 _CLONE = Path(__file__).resolve().parents[2]

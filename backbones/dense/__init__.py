@@ -8,7 +8,7 @@ it gets those of `backbones.dense.ops`.
 from importlib.util import find_spec
 
 from backbones.dense import ops  # noqa: F401
-from backbones.dense_backbone import DenseBackbone
+from backbones.features import DenseBackbone
 
 __all__ = ["DenseBackbone"]
 

@@ -16,7 +16,7 @@ from backbones.dense.config import datasets
 from backbones.dense.errors import DenseError
 from backbones.dense.loading import name_files
 from backbones.dense.predict import draw_sample, make_visualizer
-from backbones.figures import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, save_figure, style_axes
+from backbones.utils.figures import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, save_figure, style_axes
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED)
 #: Panels of metrics in drawing order: title, keys. Classes' own values (`AP_50`, `IoU.wall`) are left to the logs.

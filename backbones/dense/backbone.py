@@ -18,7 +18,7 @@ from backbones.checkpoints.identify import describe
 from backbones.checkpoints.report import record_loading
 from backbones.dense.checkpoint import local_file
 from backbones.dense.register import MODELS
-from backbones.dense_backbone import DenseBackbone
+from backbones.features import DenseBackbone
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
 

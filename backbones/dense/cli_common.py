@@ -21,8 +21,8 @@ from backbones.dense.errors import DenseError
 from backbones.dense.ops import OperatorsError
 from backbones.dense.options import OptionsAction
 from backbones.dense.reading import Reader
-from backbones.processes import keep_freed_memory, leave_processes
-from backbones.terminal import counting_bar, messages
+from backbones.utils.processes import keep_freed_memory, leave_processes
+from backbones.utils.terminal import counting_bar, messages
 
 #: Messages go to stderr, results to stdout. Off a terminal, lines are not folded.
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)

@@ -12,7 +12,7 @@ from backbones.dense.cli_common import check_output, guarded, parser_of, read_co
 from backbones.dense.costs import build_model, count_macs
 from backbones.dense.data_check import check
 from backbones.dense.errors import DenseError
-from backbones.profiling import count_parameters
+from backbones.utils.profiling import count_parameters
 
 
 def _analyze(argv: Sequence[str] | None) -> None:

@@ -9,7 +9,7 @@ from backbones.dense.cli_common import check_output, guarded, parser_of, read_co
 from backbones.dense.errors import DenseError
 from backbones.dense.predict import Predictor, find_images, predict
 from backbones.dense.runner import build_model, check_device, without_starting_weights
-from backbones.terminal import counting_bar
+from backbones.utils.terminal import counting_bar
 
 
 def run(argv: Sequence[str] | None) -> int:

@@ -24,7 +24,7 @@ from backbones.dense.cli_common import (
 from backbones.dense.config import datasets
 from backbones.dense.data_check import check
 from backbones.dense.errors import DenseError
-from backbones.files import replacing
+from backbones.utils.files import replacing
 
 
 def run(argv: Sequence[str] | None) -> int:

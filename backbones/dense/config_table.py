@@ -10,8 +10,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from backbones.dense.costs import build_model, count_macs
-from backbones.files import replacing
-from backbones.profiling import count_parameters
+from backbones.utils.files import replacing
+from backbones.utils.profiling import count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BEGIN, END = "<!-- configs: written by tools/dense/config_table.py -->", "<!-- end of configs -->"

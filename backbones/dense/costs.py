@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from backbones.profiling import counting
+from backbones.utils.profiling import counting
 
 NUM_BOXES = 1000  # regions of interest for the box heads, as in the published counts
 NUM_MASKS = 100  # and for the mask heads

@@ -16,7 +16,7 @@ from mmengine.dist import get_rank
 from torch.utils.data import DataLoader, Dataset
 
 from backbones.dense.errors import DenseError
-from backbones.seeding import seeded
+from backbones.utils.seeding import seeded
 
 _KEPT = (
     *("num_workers", "collate_fn", "pin_memory", "pin_memory_device", "timeout", "worker_init_fn", "generator"),

@@ -17,8 +17,8 @@ from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
 from backbones.dense.loading import Batches
-from backbones.files import replacing
-from backbones.seeding import seed_all
+from backbones.utils.files import replacing
+from backbones.utils.seeding import seed_all
 
 LATEST = "latest.pth"
 

@@ -10,7 +10,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from backbones.dense.register import OPTIM_WRAPPER_CONSTRUCTORS
-from backbones.dense_backbone import DenseBackbone
+from backbones.features import DenseBackbone
 
 _OPTIONS = ("layer_decay", "min_scale", "custom_keys")
 

@@ -20,7 +20,7 @@ from torch import nn
 from backbones.dense.config import classes_of, datasets
 from backbones.dense.errors import DenseError
 from backbones.dense.loading import NamingPipeline
-from backbones.files import replacing
+from backbones.utils.files import replacing
 
 LEAST_SIDE = 480  # pixels, of the longer side of a picture
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

@@ -32,7 +32,7 @@ from rich.progress import Progress
 
 from backbones.dense.cli_common import guarded, say
 from backbones.dense.errors import DenseError
-from backbones.terminal import counting_bar
+from backbones.utils.terminal import counting_bar
 
 SPLITS = ("train", "val")
 CLASSES = tuple("0123456789")

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from backbones.benchmark.cli import describe_machine
-from backbones.files import replacing
 from backbones.gpu.page import write_page
 from backbones.gpu.part import DEVICE_LOST, PARTS
 from backbones.gpu.results import FAILS, ROOT, RUNNING, Results, Summary
-from backbones.terminal import messages
+from backbones.utils.files import replacing
+from backbones.utils.terminal import messages
 
 #: How often a part is started again after its process has died.
 RESTARTS = 5

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import backbones
 from backbones.gpu.results import Case, Results, Setting, Unavailable, must_be_close, relative_error
 from backbones.models import family_of
-from backbones.profiling import count_parameters
+from backbones.utils.profiling import count_parameters
 
 #: The families that this package is named for, which are proven first.
 FIRST = ("nat", "dinat", "overlock", "biformer", "maxvit")

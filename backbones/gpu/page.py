@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backbones.files import replacing
 from backbones.gpu.results import FAILS, HOLDS, MEASURED, MISSED, NOT_REACHED, UNAVAILABLE, Results, Summary
+from backbones.utils.files import replacing
 
 #: What a row says beside its table's columns.
 _PLUMBING = ("case", "status", "table", "seconds")

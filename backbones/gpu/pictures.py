@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from backbones.figures import BLUE, INK, MUTED, ORANGE, save_figure, style_axes
 from backbones.gpu.results import Setting
+from backbones.utils.figures import BLUE, INK, MUTED, ORANGE, save_figure, style_axes
 
 
 def picture_path(setting: Setting, title: str) -> Path:

@@ -19,11 +19,11 @@ from backbones.benchmark.models import ModelSubject
 from backbones.benchmark.models import Setting as ModelSetting
 from backbones.benchmark.ops import Case as OpCase
 from backbones.benchmark.ops import OpSubject, attention_case, product_case
-from backbones.files import replacing
 from backbones.gpu.pictures import picture_path, plot_ratios
 from backbones.gpu.results import FAILS, MEASURED, Case, Results, Setting, first_line
 from backbones.ops.neighborhood import natten, triton
 from backbones.ops.neighborhood.triton import Tiles
+from backbones.utils.files import replacing
 
 Forms = dict[str, Callable[..., Tensor]]
 

@@ -14,7 +14,7 @@ import torch
 
 from backbones.checkpoints import Store, WeightsError, load_into
 from backbones.checkpoints.cli import main
-from backbones.train.modelio import ModelError, load_model
+from backbones.train.evaluation.models import ModelError, load_model
 from tests.checkpoints.hostile import hostile, mutated, torch_file
 from tests.checkpoints.zoo import TINY_NAME, publish, tiny_state
 

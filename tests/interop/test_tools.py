@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from backbones.models import family_of
-from backbones.profiling import count_macs
+from backbones.utils.profiling import count_macs
 from tests.interop.families import FAMILIES
 from tests.models.zoo import image, stir, tiny
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones.profiling import counting
+from backbones.utils.profiling import counting
 
 from .zoo import DISTINCT, MECHANISMS, image, stir, tiny
 

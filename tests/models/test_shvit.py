@@ -11,7 +11,7 @@ from backbones.checkpoints import Store, WeightsError, convert_file, identify, l
 from backbones.dense import Backbone, DenseBackbone
 from backbones.models import family_of, list_known
 from backbones.models._registry import register_family
-from backbones.train.modelio import load_model
+from backbones.train.evaluation.models import load_model
 from tests.models.zoo import image, stir
 
 FAMILY = family_of("shvit_s1")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import GroupNorm1
 
-from backbones.dense_backbone import DenseBackbone
+from backbones.features import DenseBackbone
 from backbones.models import family_of
 
 from .zoo import image, stir, tiny

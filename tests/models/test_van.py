@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.dense_backbone import DenseBackbone
+from backbones.features import DenseBackbone
 from backbones.layers.norm import LayerNorm2d
 from backbones.models import family_of, list_models
 

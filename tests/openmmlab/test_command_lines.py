@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
-from backbones.train import cli_predict, cli_validate
+from backbones.train.cli import predict, validate
 from backbones.train.options.flags import read_options
-from backbones.train.recipe import list_recipes, parse_command_line
+from backbones.train.options.recipe import list_recipes, parse_command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "BENCHMARKS.md", "configs/detection/README.md", "configs/segmentation/README.md")
@@ -68,7 +68,7 @@ def _options(script: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> a
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
-    for module in (cli_predict, cli_validate):
+    for module in (predict, validate):
         monkeypatch.setattr(module, "read_options", read)
     monkeypatch.setattr(sys, "argv", [script, *argv])
     with pytest.raises(Parsed):

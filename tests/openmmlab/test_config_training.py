@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from torch import nn
 
 from backbones.dense.costs import build_model
-from backbones.dense_backbone import BATCH_NORMS
+from backbones.features import BATCH_NORMS
 from tests.openmmlab.test_config_values import load_config
 from tests.openmmlab.test_configs import PATHS, STEPS
 

@@ -19,7 +19,7 @@ from timm.layers import DropPath
 from torch import nn
 
 from backbones.dense.costs import build_model
-from backbones.dense_backbone import BATCH_NORMS
+from backbones.features import BATCH_NORMS
 from tests.openmmlab.samples import SIDE, read, segmentation_batch
 from tests.openmmlab.test_configs import PATHS, STEPS, TINY_DINAT
 

@@ -12,9 +12,9 @@ from mmengine.registry import init_default_scope
 
 from backbones.dense.config_table import COLUMNS, CONFIGS, config_paths
 from backbones.dense.costs import build_model
-from backbones.dense_backbone import BATCH_NORMS
+from backbones.features import BATCH_NORMS
 from backbones.models import family_of
-from backbones.profiling import count_parameters
+from backbones.utils.profiling import count_parameters
 from tests.openmmlab.samples import detection_batch, read, segmentation_batch
 from tests.parity.parity import load
 

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 
-from backbones.dense_backbone import DenseBackbone
+from backbones.features import DenseBackbone
 from tests.parity.parity import load, make_input, official_state_dict, worst_error
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures" / "maxvit").glob("*.json.gz"))

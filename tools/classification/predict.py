@@ -2,7 +2,7 @@
 
 import sys
 
-from backbones.train.cli_predict import main
+from backbones.train.cli.predict import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from backbones.train.cli_train import main
+from backbones.train.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from backbones.train.cli_validate import main
+from backbones.train.cli.validate import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -19,7 +19,7 @@ from torch import Tensor
 import backbones_mmcv
 from backbones.dense.ops import problem
 from backbones.dense.ops.extension import BUILD, Extension, using
-from backbones.files import replacing
+from backbones.utils.files import replacing
 
 #: Largest difference in units of the largest value, for sums in another order.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}

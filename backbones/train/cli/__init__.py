@@ -1,0 +1,1 @@
+"""The command lines: ``backbones-train``, ``backbones-validate`` and ``backbones-predict``."""

@@ -1,0 +1,1 @@
+"""The data: datasets, reading of images, order and augmentation of samples, loader processes."""

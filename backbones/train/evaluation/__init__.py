@@ -1,0 +1,1 @@
+"""Loading trained models, measuring them on labelled images, and predicting."""

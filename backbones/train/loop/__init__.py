@@ -1,0 +1,1 @@
+"""A training run: its parts, the training step, the run folder and its checkpoints."""

@@ -1,0 +1,1 @@
+"""What the other subpackages share: files, seeds, processes, failures, pictures, costs of models."""

@@ -1,0 +1,232 @@
+"""What the recipes of ImageNet run: schedules, models, image sizes and weight decay, as their authors publish them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+import pytest
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.layers import DropPath
+from torch import nn
+
+from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
+from backbones.layers.attention.window import WindowAttention
+from backbones.train.loop.components import build_model, data_config
+from backbones.train.loop.trainer import build_optimizer, build_schedule
+from backbones.train.options.recipe import list_recipes, load_recipe, resolve, resolve_lr
+
+GPUS = 8  # that all authors train on, or leave open
+
+
+class Schedule(NamedTuple):
+    """`epochs` in all; the rate rises from `start` to `peak`, then falls on a cosine of `length` epochs to `floor`.
+
+    The cosine begins at epoch `offset`, under the warm-up (0) or after it. Without `length`, the rate is constant.
+    """
+
+    epochs: int
+    batch: int
+    peak: float
+    warmup: int = 0
+    start: float = 0.0
+    floor: float = 0.0
+    length: int = 0
+    offset: int = 0
+
+    def lr(self, epoch: int) -> float:
+        if epoch < self.warmup:
+            return self.start + (self.peak - self.start) * epoch / self.warmup
+        if not self.length:
+            return self.peak
+        done = min((epoch - self.offset) / self.length, 1)
+        return self.floor + (self.peak - self.floor) * (1 + math.cos(math.pi * done)) / 2
+
+
+_NAT = Schedule(310, 1024, 1e-3, 20, 1e-6, 5e-6, 300)
+SCHEDULES = {
+    "biformer": Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300),
+    "dinat": _NAT,
+    "dinat:finetune": Schedule(30, 512, 5e-5),
+    "dinat:finetune_384": Schedule(30, 512, 5e-5),
+    "emov2": Schedule(300, 1024, 3e-3, 20, 5e-7, 5e-7, 300),
+    "emov2:distill": Schedule(300, 1024, 3e-3, 20, 5e-7, 5e-7, 300),
+    "maxvit": Schedule(300, 4096, 3e-3, 32, 0.0, 1e-5, 268, 32),
+    "maxvit:finetune_384": Schedule(30, 512, 5e-5),
+    "maxvit:finetune_512": Schedule(30, 512, 5e-5),
+    "nat": _NAT,
+    "overlock": Schedule(310, 2048, 2e-3, 5, 1e-6, 1e-5, 300),
+    "patnet": Schedule(300, 4096, 4e-3, 20, 1e-6, 1e-5, 280, 20),
+    "shvit": Schedule(300, 2048, 4e-3, 5, 1e-6, 1e-5, 300),
+    "shvit:finetune_512": Schedule(30, 2048, 4e-5, 5, 2e-8, 2e-7, 30),
+    "smt": Schedule(300, 1024, 2e-3, 5, 2e-7, 2e-6, 295, 5),
+    "smt:in22k": Schedule(90, 4096, 1e-3, 5, 1e-6, 1e-5, 85, 5),
+    "smt:finetune": Schedule(30, 1024, 2e-5, 5, 2e-8, 2e-7, 25, 5),
+    "smt:finetune_384": Schedule(30, 512, 2e-5, 5, 2e-8, 2e-7, 25, 5),
+    "transxnet": Schedule(310, 1024, 2e-3, 5, 1e-6, 1e-5, 300),
+    "van": Schedule(310, 1024, 1e-3, 5, 1e-6, 1e-6, 300),
+}
+_LONG_WARMUP = _NAT._replace(warmup=50)
+_HALF_BATCH = SCHEDULES["patnet"]._replace(batch=2048, peak=2e-3)
+EXCEPTIONS = {
+    **{("dinat", name): _LONG_WARMUP for name in ("nat_isotropic_b", "dinat_isotropic_b", "vitrpb_b")},
+    **{("patnet", name): _HALF_BATCH for name in ("patnet_m", "patnet_l")},
+}
+
+
+def _cases():
+    for recipe in sorted(set(list_recipes()) - {"demo"}):
+        content, _ = load_recipe(recipe)
+        for variant in (None, *(content.get("variants") or {})):
+            part = content["variants"][variant] if variant else content
+            for model in part.get("models") or content["models"]:
+                yield (f"{recipe}:{variant}" if variant else recipe), model
+
+
+CASES = list(_cases())
+
+
+def options_of(recipe: str, model: str):
+    return resolve(recipe, {"model": model, "data": "folder"})
+
+
+def built(recipe: str, model: str) -> tuple:
+    """Options, model without storage, and preprocessing of a run on ImageNet."""
+    options = options_of(recipe, model)
+    with torch.device("meta"):
+        network, _ = build_model(options, 1000)
+    return options, network, data_config(options, network)
+
+
+def test_every_recipe_has_its_authors_schedule_here():
+    assert {recipe for recipe, _ in CASES} == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("recipe, model", CASES)
+def test_epochs_and_rates_of_the_authors(recipe, model):
+    expected = EXCEPTIONS.get((recipe, model), SCHEDULES[recipe])
+    options = options_of(recipe, model)
+    batch = options.batch_size * options.grad_accum_steps * GPUS
+    assert batch == expected.batch
+    optimizer = build_optimizer(nn.Linear(2, 2), options, resolve_lr(options, batch)[0])
+    scheduler, epochs = build_schedule(optimizer, options, steps=100)
+    assert epochs == expected.epochs
+    warmup = expected.warmup
+    for epoch in sorted({0, 1, warmup // 2, warmup, warmup + 1, epochs // 3, epochs // 2, epochs - 10, epochs - 1}):
+        scheduler.step(epoch)
+        scheduler.step_update(epoch * 100)
+        for group in optimizer.param_groups:
+            assert group["lr"] == pytest.approx(expected.lr(epoch), rel=1e-6), epoch
+
+
+def size_of(recipe: str, model: str) -> int:
+    if match := re.search(r"_(384|512)$", recipe):
+        return int(match[1])
+    return 256 if model == "shvit_s4" else 224
+
+
+@pytest.mark.parametrize("recipe, model", CASES)
+def test_images_stochastic_depth_and_weight_decay(recipe, model):
+    options, network, config = built(recipe, model)
+    size = size_of(recipe, model)
+    assert config["input_size"] == (3, size, size)
+    half = recipe.startswith("van") or recipe.startswith("maxvit:")
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if half else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    assert tuple(config["mean"]) == mean and tuple(config["std"]) == std
+    rates = [module.drop_prob for module in network.modules() if isinstance(module, DropPath)]
+    assert max(rates, default=0.0) == pytest.approx(options.drop_path or 0.0)
+    optimizer = build_optimizer(network, options, 1e-3)
+    names = {id(p): name for name, p in network.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names.pop(id(parameter))
+            spared = parameter.ndim <= 1 or name.endswith(".bias")
+            if recipe.startswith("maxvit"):
+                spared |= name.endswith("relative_position_bias_table")
+            assert group["weight_decay"] == (0 if spared else options.weight_decay), name
+    assert not names
+
+
+@pytest.mark.parametrize(
+    "recipe, model, decayed",
+    [
+        ("nat", "nat_m", r"\.rpb$"),
+        ("dinat", "dinat_m", r"\.rpb$"),
+        ("dinat", "dinat_s_t", r"\.rpb$"),
+        ("dinat", "dinat_isotropic_s", r"\.rpb$"),
+        ("dinat", "vitrpb_s", r"\.relative_position_bias_table$"),
+        ("overlock", "overlock_xt", r"\.rpb[12]$"),
+        ("overlock", "overlock_xt", r"\.grn\.(gamma|beta)$"),
+        ("overlock", "overlock_xt", r"\.ls[12]?\.weight$"),
+        ("transxnet", "transxnet_t", r"\.attn_bias\.table$"),
+        ("transxnet", "transxnet_t", r"\.mixer\.conv\.weight$"),
+        ("transxnet", "transxnet_t", r"\.ls[12]\.weight$"),
+        ("patnet", "patnet_t0", r"\.relative_position_bias_table$"),
+        ("biformer", "biformer_t", r"\.pos_embed\.weight$"),
+        ("maxvit", "maxvit_t", None),
+        ("maxvit:finetune_384", "maxvit_t", None),
+    ],
+)
+def test_weight_decay_of_position_tables_and_scales(recipe, model, decayed):
+    options, network, _ = built(recipe, model)
+    names = {id(p): name for name, p in network.named_parameters()}
+    groups = build_optimizer(network, options, 1e-3).param_groups
+    decay = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    found = {wd for name, wd in decay.items() if re.search(decayed or r"\.relative_position_bias_table$", name)}
+    assert found == {options.weight_decay if decayed else 0.0}
+
+
+@pytest.mark.parametrize("model", ["maxvit_t", "maxvit_s", "maxvit_b", "maxvit_l", "maxvit_xl"])
+@pytest.mark.parametrize("recipe, window", [("maxvit", 7), ("maxvit:finetune_384", 12), ("maxvit:finetune_512", 16)])
+def test_windows_of_maxvit(recipe, model, window):
+    _, network, config = built(recipe, model)
+    attention = [module for module in network.modules() if isinstance(module, WindowAttention)]
+    assert {module.window_size for module in attention} == {(window, window)}
+    tables = {p.shape[1:] for name, p in network.named_parameters() if name.endswith("bias_table")}
+    assert tables == {(2 * window - 1, 2 * window - 1)}
+    assert config["crop_mode"] == "center"
+    resized = math.floor(config["input_size"][1] / config["crop_pct"])
+    assert resized == config["input_size"][1] + 32
+
+
+_224 = [(1, 8, 1), (1, 4, 1, 4), (1, 2) * 9, (1,) * 5]
+_384 = [(1, 13, 1), (1, 6, 1, 6), (1, 3) * 9, (1,) * 5]
+
+
+@pytest.mark.parametrize(
+    "recipe, model, dilations, kernel",
+    [
+        ("dinat", "dinat_l", _224, 7),
+        ("dinat", "dinat_l_11x11", _224, 11),
+        ("dinat", "dinat_s_l", [(1, 8), (1, 4), (1, 2) * 9, (1, 1)], 7),
+        ("dinat:finetune", "dinat_l", _224, 7),
+        ("dinat:finetune", "dinat_l.in22k", _224, 7),
+        ("dinat:finetune_384", "dinat_l", _384, 7),
+        ("dinat:finetune_384", "dinat_l.in22k", _384, 7),
+        ("dinat:finetune_384", "dinat_l_11x11", _224, 11),
+        ("dinat:finetune_384", "dinat_s_l", [(1, 13), (1, 6), (1, 3) * 9, (1, 1)], 7),
+        ("dinat", "dinat_isotropic_b", [(1, 2, 1), (2, 1, 2), (1, 2, 1), (2, 1, 2)], 7),
+    ],
+)
+def test_dilations_of_dinat(recipe, model, dilations, kernel):
+    _, network, _ = built(recipe, model)
+    attention = [[m for m in s.modules() if isinstance(m, NeighborhoodAttention2d)] for s in network.stages]
+    assert [tuple(m.dilation for m in stage) for stage in attention] == dilations
+    assert {m.kernel_size for stage in attention for m in stage} == {kernel}
+
+
+def test_randaugment_of_maxvit_is_tensorflows():
+    transform = create_transform(224, is_training=True, auto_augment=options_of("maxvit", "maxvit_t").aa)
+    (augment,) = [step for step in transform.transforms if type(step).__name__ == "RandAugment"]
+    assert augment.num_layers == 2
+    assert {(min(op.magnitude, op.magnitude_max or 10), op.prob) for op in augment.ops} == {(15, 1.0)}
+
+
+def test_teacher_of_emov2_takes_plain_pixels():
+    options = options_of("emov2:distill", "emov2_5m")
+    cfg = timm.get_pretrained_cfg(options.kd_model_name)
+    assert cfg.has_weights and (cfg.mean, cfg.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert (options.task_loss_weight, options.distill_loss_weight, options.kd_temperature) == (1.0, 5.0, 1.0)
