@@ -19,7 +19,7 @@ from torch import nn
 
 from backbones.layers.norm import LayerNorm2d
 from backbones.models import family_of
-from backbones.models._registry import Family
+from backbones.models.registry import DenseForm, Family
 
 LEVELS = 4  # returned by default: strides 4 to 32 of a pyramid
 OUT_NORMS = {"layer": LayerNorm2d, "batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 1)}
@@ -29,7 +29,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class DenseBackbone(nn.Module):
     """Feature maps of a model at several strides, each optionally through an output norm of its own.
 
-    Models of the zoo are run in the form of their published detectors (see `Family.dense_norm` and `forward_dense`);
+    Models of the zoo are run in the form of their published detectors (see `Family.dense` and `forward_dense`);
     any other timm model through timm's `features_only`, always as `(B, C, H, W)`.
 
     Args:
@@ -48,7 +48,7 @@ class DenseBackbone(nn.Module):
             Output norms are trained, as no ImageNet file holds them. -1 freezes nothing.
         norm_eval: Keep every BatchNorm in evaluation mode, so that its statistics stay; its weights are trained.
         **model_args: Further arguments of the model (`dilations`, `n_win`, `window_size`, ...). Those of the authors'
-            dense models are the default where they differ from the classifiers' (`Family.dense_args`).
+            dense models are the default where they differ from the classifiers' (`DenseForm.args`).
 
     Maps `(B, in_chans, H, W)` to a tuple of `(B, C_i, H / r_i, W / r_i)`; `channels` and `reductions` describe them.
 
@@ -78,12 +78,12 @@ class DenseBackbone(nn.Module):
         self.name = checked_name(model)
         self.family = _family(self.name)
         self._ours = self.family is not None and not self.family.built_by_timm
+        form = self._form
         if out_norm == "published":
-            out_norm = self.family.dense_norm_type if self.family else "layer"
+            out_norm = form.norm
         dd = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
         optional = {} if drop_path_rate is None else {"drop_path_rate": drop_path_rate}
-        published = self.family.dense_args if self.family else {}
-        self._args = {**published, "in_chans": in_chans, **optional, **model_args, **dd}
+        self._args = {**form.args, "in_chans": in_chans, **optional, **model_args, **dd}
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         self.out_indices = out_indices
         self.model = self.create_model(pretrained)
@@ -97,15 +97,13 @@ class DenseBackbone(nn.Module):
                 raise ValueError(f"{self.name} has no gradient checkpointing: leave out grad_checkpointing")
             self.trunk.set_grad_checkpointing()
         last = self.out_indices[-1]
-        inner = self.family.dense_trunk_norms if self.family else ()
-        eps = self.family.dense_norm_eps if self.family else 1e-5
         if self._ours and _norms_stages(self.model):
             for stage in self.model.stages:
-                stage.norm.eps = eps
+                stage.norm.eps = form.eps
             out_norm = None if out_norm == "layer" else out_norm
         self.out_norms = nn.ModuleList(
-            OUT_NORMS[out_norm](info[i]["num_chs"], eps=eps, **dd)
-            if out_norm and (i in self.out_indices or (i in inner and i < last))
+            OUT_NORMS[out_norm](info[i]["num_chs"], eps=form.eps, **dd)
+            if out_norm and (i in self.out_indices or (i in form.trunk_norms and i < last))
             else nn.Identity()
             for i in range(last + 1)
         )
@@ -149,6 +147,10 @@ class DenseBackbone(nn.Module):
         self.out_indices = given
         if self.frozen_stages not in range(-1, levels + 1):
             raise ValueError(f"frozen_stages of {self.name} must be from -1 to {levels}, not {self.frozen_stages!r}")
+
+    @property
+    def _form(self) -> DenseForm:
+        return self.family.dense if self.family else DenseForm()
 
     @property
     def trunk(self) -> nn.Module:
@@ -205,8 +207,8 @@ class DenseBackbone(nn.Module):
 
     def is_dense_form(self, keys: Sequence[str]) -> bool:
         """Whether the keys are of a dense backbone (the authors' or ours) rather than of a classifier."""
-        norm = self.family.dense_norm if self.family else None
-        return any(key.startswith(("model.", "out_norms.")) or bool(norm and re.match(norm, key)) for key in keys)
+        norms = self._form.keys
+        return any(key.startswith(("model.", "out_norms.")) or bool(norms and re.match(norms, key)) for key in keys)
 
     def convert_checkpoint(self, checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The authors' dense checkpoint of this backbone (or our own) as a state dict of this module.
@@ -218,7 +220,7 @@ class DenseBackbone(nn.Module):
         own, converted, prefix = self.state_dict(), {}, self._prefix
         unprefixed = {key.removeprefix(prefix): value for key, value in checkpoint.items()}
         for key, value in self.family.convert_checkpoint(unprefixed, self.trunk).items():
-            match = self.family.dense_norm and re.match(self.family.dense_norm, key)
+            match = self._form.keys and re.match(self._form.keys, key)
             if match:
                 key = f"out_norms.{match[1]}.{key[match.end() :]}"
             elif not key.startswith("out_norms."):
@@ -233,8 +235,11 @@ class DenseBackbone(nn.Module):
         match = re.match(r"(out_norms|stages)\.(\d+)\.", key)
         if match:
             return int(match[2]) > last or (match[1] == "out_norms" and int(match[2]) not in self.out_indices)
-        only = self.family.dense_only
-        return bool(only and last + 1 < self.levels and re.match(only, key))
+        return last + 1 < self.levels and self.is_dense_only(key)
+
+    def is_dense_only(self, key: str) -> bool:
+        """Whether the parameter of the trunk belongs to `forward_dense` alone, so that no ImageNet file has it."""
+        return bool(self._form.only and re.match(self._form.only, key))
 
 
 def checked_name(name: str) -> str:

@@ -16,7 +16,7 @@ import backbones
 PACKAGE = Path(backbones.__file__).parent
 ROOT = PACKAGE.parent
 
-# Rooms of the package are its folders and top files. These may import from no other room,
+# Subpackages, with the modules beside them. These may import from no others than
 MAY_IMPORT = {
     "ops": {"ops", "_compat"},
     "layers": {"layers", "ops", "_compat"},
@@ -24,12 +24,10 @@ MAY_IMPORT = {
     "features": {"models", "layers"},
     "utils": {"utils", "ops", "_compat"},
 }
-# and these not from those: training knows models through timm only.
+# and these must not import from those: training knows models through timm only.
 MUST_NOT_IMPORT = {"train": {"models", "layers", "dense"}, "dense": {"train"}, "checkpoints": {"train", "dense"}}
 # Subpackages of training: each may import from those after it.
 TRAINING = ("cli", "loop", "evaluation", "data", "options")
-# The one way up: asked for weights, a model turns to the store of weights, which is imported only then.
-UPWARD = ("models/_registry.py", "checkpoints")
 HEAVY = (
     "mmengine",
     "mmcv",
@@ -82,12 +80,14 @@ def _modules_of_ours(path: Path) -> set[str]:
             ):
                 parts.pop()  # a name defined in the module
             found.add(".".join(parts))
-    if path.relative_to(PACKAGE).as_posix() == UPWARD[0]:
-        found.discard(UPWARD[1])
     return found
 
 
-def _room(path: Path) -> str:
+def _families() -> set[str]:
+    return {path.parent.name for path in (PACKAGE / "models").glob("*/weights.py")}
+
+
+def _subpackage(path: Path) -> str:
     parts = path.relative_to(PACKAGE).parts
     return parts[0] if len(parts) > 1 else path.stem
 
@@ -125,8 +125,8 @@ def test_no_name_of_timm_is_overwritten():
 
 
 def test_families_are_found():
-    """A module of `backbones.models` is a family by being there."""
-    families = {path.stem for path in (PACKAGE / "models").glob("[!_]*.py")}
+    """A subpackage of `backbones.models` is a family by being there."""
+    families = _families()
     assert len(families) >= 10 and all(f"backbones.models.{family}" in sys.modules for family in families)
 
 
@@ -139,39 +139,42 @@ def test_version():
 
 
 def test_everything_is_installed():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
+    built = _in_a_fresh_interpreter(
+        "import json, setuptools; from distutils.core import run_setup;"
+        "done = run_setup('setup.py', stop_after='config'); print(json.dumps([done.packages, done.py_modules]))"
+    )
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("*.py")}
-    assert set(setup["options"]["packages"].split()) == folders | {"backbones.configs", "backbones.configs.imagenet"}
-    assert setup["options"]["py_modules"].split() == [path.stem for path in ROOT.glob("*.py")]
+    assert set(built[0]) == folders | {"backbones.configs", "backbones.configs.imagenet"}
+    assert built[1] == [path.stem for path in ROOT.glob("*.py") if path.stem != "setup"]
 
 
 def test_imports_point_down():
-    rooms = {_room(path) for path in _sources()}
-    assert rooms >= {"layers", "models", "train"}
+    subpackages = {_subpackage(path) for path in _sources()}
+    assert subpackages >= {"layers", "models", "train"}
     wrong = []
     for path in _sources():
-        room = _room(path)
+        subpackage = _subpackage(path)
         for module in _modules_of_ours(path):
             used = module.split(".")[0]
-            known = room not in MAY_IMPORT or used in {*MAY_IMPORT[room], "", "_version"}
-            if not known or used in MUST_NOT_IMPORT.get(room, ()):
+            known = subpackage not in MAY_IMPORT or used in {*MAY_IMPORT[subpackage], "", "_version"}
+            if not known or used in MUST_NOT_IMPORT.get(subpackage, ()):
                 wrong.append(f"{path.relative_to(ROOT)} imports backbones.{module}")
-            elif room in MAY_IMPORT and used == "" and path.stem != "_registry":
+            elif subpackage in MAY_IMPORT and used == "":
                 wrong.append(f"{path.relative_to(ROOT)} imports the package that imports it")
     assert not wrong, "; ".join(wrong)
 
 
-def test_rooms_do_not_import_each_other_in_circles():
+def test_there_are_no_circles_of_imports():
     uses: dict[str, set[str]] = {}
     for path in _sources():
-        room = _room(path)
-        if room != "__init__":
-            uses.setdefault(room, set()).update({m.split(".")[0] for m in _modules_of_ours(path)} - {room, ""})
-    # Taking away rooms that use none of the others must take away all.
-    while done := {room for room, used in uses.items() if not used & set(uses)}:
-        for room in done:
-            del uses[room]
+        subpackage = _subpackage(path)
+        if subpackage != "__init__":
+            used = {module.split(".")[0] for module in _modules_of_ours(path)}
+            uses.setdefault(subpackage, set()).update(used - {subpackage, ""})
+    # Taking away subpackages that use none of the others must take away all.
+    while done := {subpackage for subpackage, used in uses.items() if not used & set(uses)}:
+        for subpackage in done:
+            del uses[subpackage]
     assert not uses, f"import each other: {uses}"
 
 
@@ -186,20 +189,20 @@ def test_training_imports_point_down():
 
 
 def test_families_do_not_know_each_other():
-    models = PACKAGE / "models"
-    families = {path.stem for path in models.glob("*.py") if not path.stem.startswith("_")}
+    families = _families()
     assert families
     for family in families:
-        used = {module.rpartition(".")[2] for module in _modules_of_ours(models / f"{family}.py")}
-        assert not used & families - {family}, f"what {family} shares with another family belongs to layers"
+        for path in (PACKAGE / "models" / family).glob("*.py"):
+            used = {module.removeprefix("models.").split(".")[0] for module in _modules_of_ours(path)}
+            assert not used & families - {family}, f"what {family} shares with another family belongs to layers"
 
 
 def test_optional_libraries_stay_where_they_belong():
     for path in _sources():
         libraries = {module.split(".")[0] for module, _ in _imports(path)}
-        if _room(path) != "dense":
+        if _subpackage(path) != "dense":
             assert not libraries & {"mmengine", "mmcv", "mmdet", "mmseg"}, path
-        if _room(path) in ("ops", "layers", "models", "_compat", "_version", "__init__"):
+        if _subpackage(path) in ("ops", "layers", "models", "_compat", "_version", "__init__"):
             assert not libraries & {"matplotlib", "sklearn", "tensorboard", "rich", "yaml", "PIL"}, path
     assert sum("natten" in {m.split(".")[0] for m, _ in _imports(path)} for path in _sources()) <= 1
 

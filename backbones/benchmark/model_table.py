@@ -12,7 +12,7 @@ import timm
 
 from backbones.checkpoints import renamed
 from backbones.models import family_of, list_known
-from backbones.models._registry import Family
+from backbones.models.registry import Family
 from backbones.utils.files import replacing
 from backbones.utils.profiling import count_macs, count_parameters
 

@@ -17,7 +17,7 @@ from backbones.checkpoints.errors import WeightsError
 from backbones.checkpoints.reading import first_line, read_checkpoint, some, tensors_of
 from backbones.features import DenseBackbone
 from backbones.models import family_of
-from backbones.models._registry import Family, Weights
+from backbones.models.registry import Family, Weights
 
 #: What a family's conversion may meet in a file that is not its own.
 CONVERSION_ERRORS = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -154,9 +154,9 @@ def fitted(
     try:
         family = family_of(name)
         state = family.convert_checkpoint(tensors, model)
-        if family.dense_only:  # no file of a classifier has these
+        if family.dense.only:  # no file of a classifier has these
             own = model.state_dict()
-            state = {**{key: own[key] for key in own if re.match(family.dense_only, key)}, **state}
+            state = {**{key: own[key] for key in own if re.match(family.dense.only, key)}, **state}
         problem: Misfit | str = misfit(model, state, head_dropped)
     except CONVERSION_ERRORS as error:
         problem = first_line(error)

@@ -18,7 +18,7 @@ from backbones.checkpoints.convert import CONVERSION_ERRORS
 from backbones.checkpoints.reading import tensors_of
 from backbones.features import DenseBackbone
 from backbones.models import family_of, list_known
-from backbones.models._registry import Family
+from backbones.models.registry import Family
 
 _UNKNOWN = 0.3  # share of keys below which nothing is recognised
 _ALIKE = 0.3  # families whose names agree this much less than the best are not looked at

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from backbones.checkpoints.errors import WeightsError
-from backbones.models._registry import unwrap_checkpoint
+from backbones.models.registry import unwrap_checkpoint
 
 _SHOWN = 3  # keys in a message
 _LENGTH = 200  # characters of a key in a message

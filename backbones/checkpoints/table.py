@@ -11,7 +11,7 @@ from backbones.checkpoints.convert import Entry, entry
 from backbones.checkpoints.store import Store
 from backbones.checkpoints.weights import dropped
 from backbones.models import list_known
-from backbones.models._registry import Family, Weights
+from backbones.models.registry import Family, Weights
 
 _HEADER = """# Pretrained weights
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,8 +124,7 @@ class Backbone(DenseBackbone):
 
     def _adopt(self, model: nn.Module) -> None:
         """Take the weights of another model like ours, but for what only the dense form has."""
-        only = self.family.dense_only if self.family else None
-        state = {key: value for key, value in model.state_dict().items() if not (only and re.match(only, key))}
+        state = {key: value for key, value in model.state_dict().items() if not self.is_dense_only(key)}
         self.model.load_state_dict({**self.model.state_dict(), **state})
 
 

@@ -11,7 +11,7 @@ from timm.models import get_pretrained_cfg, model_entrypoint
 
 import backbones
 from backbones.models import family_of
-from backbones.models._registry import Family, Variant, Weights, register_family
+from backbones.models.registry import Family, Variant, Weights, register_family
 
 from .zoo import MODELS, TAGGED, UNPUBLISHED, on_meta, tiny
 

@@ -10,7 +10,7 @@ import backbones
 from backbones.checkpoints import Store, WeightsError, convert_file, identify, load, load_into
 from backbones.dense import Backbone, DenseBackbone
 from backbones.models import family_of, list_known
-from backbones.models._registry import register_family
+from backbones.models.registry import register_family
 from backbones.train.evaluation.models import load_model
 from tests.models.zoo import image, stir
 

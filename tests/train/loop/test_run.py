@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from timm.models import register_model
 from torch import nn
 
-from backbones.models._registry import family_of
+from backbones.models.registry import family_of
 from backbones.train.cli import validate
 from backbones.train.cli.train import main
 from backbones.train.evaluation.models import load_model

@@ -63,6 +63,29 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class DenseForm:
+    """How the authors' detectors and segmentors run the models of a paper, and what their checkpoints call it.
+
+    Attributes:
+        norm: Output norms, see `DenseBackbone`; None for none.
+        keys: Regex of the output norms in the authors' dense checkpoints; group 1 is the output's index, where
+            `Family.key_map` does not already call them `out_norms.<index>`.
+        eps: Epsilon of those norms, and of `Stage.norm` in dense models.
+        trunk_norms: Indices of outputs whose norm also feeds the next stage, so that it is there even where the output
+            is not returned.
+        args: Constructor arguments that differ from the classifiers'.
+        only: Regex of the model's keys that belong to `forward_dense` alone, so that no ImageNet file has them.
+    """
+
+    norm: str | None = "layer"
+    keys: str | None = None
+    eps: float = 1e-5
+    trunk_norms: Sequence[int] = ()
+    args: Mapping[str, Any] = field(default_factory=dict)
+    only: str | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """What the models of a paper have in common.
 
@@ -73,14 +96,7 @@ class Family:
         key_map: `(regex, replacement)` pairs, applied in order to every key of an authors' checkpoint. Our own keys
             must pass through unchanged.
         drop_keys: Regex of authors' keys that hold computed buffers.
-        dense_norm_type: Output norms of the authors' dense models, see `DenseBackbone`; None for none.
-        dense_norm: Regex of the output norms in the authors' dense checkpoints; group 1 is the output's index, where
-            `key_map` does not already call them `out_norms.<index>`.
-        dense_norm_eps: Epsilon of those norms, and of `Stage.norm` in dense models.
-        dense_trunk_norms: Indices of outputs whose norm also feeds the next stage, so that it is there even where the
-            output is not returned.
-        dense_args: Constructor arguments of the authors' dense models where they differ from the classifiers'.
-        dense_only: Regex of the model's keys that belong to `forward_dense` alone, so that no ImageNet file has them.
+        dense: The authors' dense models.
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
         complete: Constructor arguments of a model with every part that the published files hold (training heads).
@@ -99,12 +115,7 @@ class Family:
     license: str | None
     key_map: Sequence[tuple[str, str]] = ()
     drop_keys: str | None = None
-    dense_norm_type: str | None = "layer"
-    dense_norm: str | None = None
-    dense_norm_eps: float = 1e-5
-    dense_trunk_norms: Sequence[int] = ()
-    dense_args: Mapping[str, Any] = field(default_factory=dict)
-    dense_only: str | None = None
+    dense: DenseForm = DenseForm()
     convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
     complete: Mapping[str, Any] = field(default_factory=dict)
@@ -183,14 +194,23 @@ def _tag_of(variant: Variant, pretrained_cfg: Any) -> str:
     return pretrained_cfg or next(iter(variant.weights))
 
 
+WeightsSource = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+_weights_source: WeightsSource | None = None  # set by the package, which knows the store
+
+
+def set_weights_source(source: WeightsSource) -> WeightsSource:
+    """Have `source(name, kwargs)` turn a call with `pretrained=True` into the arguments that name the weights."""
+    global _weights_source
+    _weights_source = source
+    return source
+
+
 def _make_entry_point(name: str, family: Family, variant: Variant) -> Callable[..., nn.Module]:
     def entry_point(pretrained: bool = False, **kwargs) -> nn.Module:
         weights = variant.weights.get(_tag_of(variant, kwargs.get("pretrained_cfg")))
         args = {**variant.args, **(weights.args if weights else {}), **kwargs}
         if pretrained:
-            from backbones.checkpoints import pretrained_args  # above the models, and needed here only
-
-            args.update(pretrained_args(name, kwargs))
+            args.update(_weights_source(name, kwargs))
         return build_model_with_cfg(
             family.model,
             name,

@@ -13,11 +13,9 @@ activation, but for the reductions; heads are counted on half of the channels; t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.layers import (
     ClassifierHead,
     DropPath,
@@ -34,8 +32,7 @@ from backbones.layers.conv.basic import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.conv.dynamic import DynamicDepthwiseConv
 from backbones.layers.conv.multiscale import MultiScaleDepthwiseConv
 from backbones.layers.norm import ChannelAffine
-from backbones.models._registry import Family, Variant, Weights, register_family
-from backbones.models._skeleton import Backbone, Stage
+from backbones.models.skeleton import HierarchicalModel, Stage
 from backbones.ops.chunks import chunkable
 from backbones.ops.fusion import fused
 
@@ -165,7 +162,7 @@ class TransXStage(Stage):
         return x
 
 
-class TransXNet(Backbone):
+class TransXNet(HierarchicalModel):
     """TransXNet in its published sizes.
 
     Args:
@@ -246,113 +243,3 @@ class TransXNet(Backbone):
         if not coarse:
             groups["blocks"].insert(0, (r"^stages\.(\d+)\.attn_bias", (0,)))
         return groups
-
-
-# ------------------------------------------------------------------------------------------------ checkpoints, variants
-
-
-def _stage(match: re.Match) -> str:
-    """The authors' network holds stages and downsamplings in turn."""
-    i = int(match[1])
-    return f"stages.{(i + 1) // 2}.downsample." if i % 2 else f"stages.{i // 2}.blocks."
-
-
-_ENHANCER = {"0": "dwconv", "2": "norm1", "3": "conv1", "5": "norm2", "6": "conv2", "7": "norm3"}
-_KEYS = (
-    (r"^patch_embed\.proj\.", "stem."),
-    (r"^relative_pos_enc\.(\d)$", r"stages.\1.attn_bias.table"),
-    (r"^norm([0246])\.", lambda match: f"out_norms.{int(match[1]) // 2}."),
-    (r"^network\.(\d)\.proj\.", _stage),
-    (r"^network\.(\d)\.", _stage),
-    (r"^classifier\.0\.", "norm."),
-    (r"^classifier\.2\.", "head.fc."),
-    (r"\.bn\.", ".norm."),
-    (r"\.pos_embed\.", ".dwconv."),
-    (r"\.layer_scale_([12])\.", r".ls\1."),
-    (r"\.token_mixer\.local_unit\.proj\.0\.", ".mixer.conv.reduce."),
-    (r"\.token_mixer\.local_unit\.proj\.1\.", ".mixer.conv.expand."),
-    (r"\.token_mixer\.local_unit\.", ".mixer.conv."),
-    (r"\.token_mixer\.global_unit\.sr\.0\.", ".mixer.attn.reduce.0."),
-    (r"\.token_mixer\.global_unit\.sr\.1\.", ".mixer.attn.reduce.2."),
-    (r"\.token_mixer\.global_unit\.", ".mixer.attn."),
-    (r"\.token_mixer\.proj\.(\d)\.", lambda match: f".mixer.proj.{_ENHANCER[match[1]]}."),
-    (r"\.mlp\.fc([12])\.0\.", r".mlp.fc\1."),
-    (r"\.mlp\.fc1\.2\.", ".mlp.norm1."),
-    (r"\.mlp\.norm\.", ".mlp.norm2."),
-    (r"\.mlp\.fc2\.1\.", ".mlp.norm3."),
-    (r"\.mlp\.dwconv\.proj\.", ".mlp.dwconv.convs."),
-)
-_MATRICES = (".attn.q.weight", ".attn.kv.weight", "head.fc.weight")
-
-
-def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Make linears of 1x1 convolutions, and bring tables of another image size and the model together."""
-    out = {key: value.flatten(1) if key.endswith(_MATRICES) else value for key, value in state_dict.items()}
-    for name, module in model.named_modules():
-        table = out.get(f"{name}.table")
-        if not isinstance(module, PairBias) or table is None or table.shape[2:] == module.table.shape[2:]:
-            continue
-        if model.adopt_tables:
-            module.table = nn.Parameter(module.table.new_empty(table.shape), module.table.requires_grad)
-        else:
-            size = module.table.shape[2:]
-            out[f"{name}.table"] = F.interpolate(table.float(), size=size, mode="bicubic").to(table.dtype)
-    return out
-
-
-_URL = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0"
-
-register_family(
-    Family(
-        model=TransXNet,
-        paper_name="TransXNet: Learning Both Global and Local Dynamics with a Dual Dynamic Token Mixer",
-        paper_ids="arXiv:2310.19380",
-        origin_url="https://github.com/LMMMEng/TransXNet",
-        license="apache-2.0",
-        key_map=_KEYS,
-        dense_norm=r"^norm([0246])\.",
-        dense_norm_type="group",
-        convert=_convert,
-        first_conv="stem.conv",
-        tiny={
-            "dims": (32, 32, 64, 64),
-            "depths": (1, 1, 2, 1),
-            "num_groups": (2, 2, 3, 2),
-            "num_heads": (1, 2, 2, 4),
-            "mlp_ratios": (2, 2, 2, 2),
-            "img_size": 64,
-        },
-        variants={
-            "transxnet_t": Variant({}, {"in1k": Weights(f"{_URL}/transx-t.pth.tar", crop_pct=0.9, top1=81.6)}),
-            "transxnet_s": Variant(
-                {
-                    "dims": (64, 128, 320, 512),
-                    "depths": (4, 4, 12, 4),
-                    "num_groups": (2, 2, 3, 4),
-                    "num_heads": (1, 2, 5, 8),
-                    "mlp_ratios": (6, 6, 4, 4),
-                },
-                {"in1k": Weights(f"{_URL}/transx-s.pth.tar", crop_pct=0.9, top1=83.8)},
-            ),
-            "transxnet_b": Variant(
-                {
-                    "dims": (76, 152, 336, 672),
-                    "depths": (4, 4, 21, 4),
-                    "num_groups": (2, 2, 4, 4),
-                    "num_heads": (2, 4, 8, 16),
-                    "mlp_ratios": (8, 8, 4, 4),
-                },
-                {
-                    "in1k": Weights(f"{_URL}/transx-b.pth.tar", crop_pct=0.95, top1=84.6),
-                    "in1k_384": Weights(
-                        f"{_URL}/transx-b-384.pth.tar",
-                        input_size=384,
-                        crop_pct=0.95,
-                        top1=85.5,
-                        notes=("the model takes the size of the file's position tables",),
-                    ),
-                },
-            ),
-        },
-    )
-)

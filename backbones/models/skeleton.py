@@ -15,8 +15,8 @@ from backbones._compat import MATCH_PREV_GROUP, feature_take_indices
 class Stage(nn.Module):
     """`downsample` (or nothing), then `blocks`; maps `(B, C_in, H, W)` to `(B, C, H', W')`.
 
-    `norm` (or nothing) is applied by the `Backbone`: to what goes on to the next stage, to the head and to dense
-    predictors, but not to intermediate maps.
+    `norm` (or nothing) is applied by the model: to what goes on to the next stage, to the head and to dense predictors,
+    but not to intermediate maps.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
-class Backbone(nn.Module):
+class HierarchicalModel(nn.Module):
     """A backbone of stages, and everything that timm and dense predictors ask of one.
 
     A family builds its parts and hands them over; it overrides `forward_stages` only where more than one feature map

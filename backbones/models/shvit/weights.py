@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from timm.models import SHViT
 
-from backbones.models._registry import Family, Variant, Weights, register_family
+from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family
 
 _URL = "https://github.com/ysj9909/SHViT/releases/download/v1.0"
 
@@ -37,7 +37,7 @@ register_family(
         origin_url="https://github.com/ysj9909/SHViT",
         license="mit",
         key_map=_KEYS,
-        dense_norm_type=None,
+        dense=DenseForm(norm=None),
         tiny={"embed_dim": (32, 48, 64), "partial_dim": (8, 12, 16), "depth": (1, 1, 2)},
         first_conv="patch_embed.0.c",
         classifier="head.l",

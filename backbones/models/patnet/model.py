@@ -24,8 +24,7 @@ from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.attention.relpos import DistanceBias2d
 from backbones.layers.conv.basic import ConvNorm
 from backbones.layers.head import ConvHead
-from backbones.models._registry import Family, Variant, Weights, register_family
-from backbones.models._skeleton import Backbone, Stage
+from backbones.models.skeleton import HierarchicalModel, Stage
 
 
 class ChannelGate(nn.Module):
@@ -143,7 +142,7 @@ class PATBlock(nn.Module):
         return x + self.drop_path(self.ls(self.gate(self.fc2(self.act(self.fc1(y))))))
 
 
-class PATNet(Backbone):
+class PATNet(HierarchicalModel):
     """Partial visual attention network. Strided convolutions do not pad: odd sides lose their last row or column.
 
     Args:
@@ -229,70 +228,3 @@ class PATNet(Backbone):
             nn.init.trunc_normal_(module.weight, std=0.02)
         else:
             super()._init_weights(module, name)
-
-
-# ------------------------------------------------------------------------------------------------ checkpoints, variants
-
-_BLOCK = r"^(stages\.\d+\.blocks\.\d+\.)"
-_KEYS = (
-    (r"^patch_embed\.proj\.", "stem.conv."),
-    (r"^patch_embed\.norm\.", "stem.norm."),
-    (r"^stages\.([135])\.reduction\.", lambda m: f"stages.{(int(m[1]) + 1) // 2}.downsample.conv."),
-    (r"^stages\.([135])\.norm\.", lambda m: f"stages.{(int(m[1]) + 1) // 2}.downsample.norm."),
-    (
-        r"^stages\.([0246])\.(blocks\.\d+\.(?:spatial_mixing\.|mlp\.|layer_scale$))",
-        lambda m: f"stages.{int(m[1]) // 2}.{m[2]}",
-    ),
-    (_BLOCK + r"layer_scale$", r"\1ls.gamma"),
-    (_BLOCK + r"mlp\.0\.", r"\1fc1.conv."),
-    (_BLOCK + r"mlp\.1\.", r"\1fc1.norm."),
-    (_BLOCK + r"mlp\.3\.", r"\1fc2."),
-    (_BLOCK + r"mlp\.4\.conv_attn\.", r"\1gate.score."),
-    (_BLOCK + r"mlp\.4\.conv\.", r"\1gate.mix."),
-    (_BLOCK + r"mlp\.4\.norm\.", r"\1gate.norm1."),
-    (_BLOCK + r"mlp\.4\.norm2\.", r"\1gate.norm2."),
-    (_BLOCK + r"spatial_mixing\.partial_conv3\.", r"\1mixer.conv."),
-    (_BLOCK + r"spatial_mixing\.attn\.cfc1\.", r"\1mixer.rest.mix."),
-    (_BLOCK + r"spatial_mixing\.attn\.bn\.", r"\1mixer.rest.norm1."),
-    (r"^(stages\.[012]\.blocks\.\d+\.)spatial_mixing\.norm\.", r"\1mixer.rest.norm2."),
-    (_BLOCK + r"spatial_mixing\.norm\.", r"\1mixer.rest.norm."),
-    (
-        _BLOCK + r"spatial_mixing\.attn\.rpe_k\.lookup_table_bias",
-        r"\1mixer.rest.attn.rel_pos.relative_position_bias_table",
-    ),
-    (_BLOCK + r"spatial_mixing\.attn\.", r"\1mixer.rest.attn."),
-    (r"^avgpool_pre_head\.1\.", "head.conv."),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
-    (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
-)
-
-
-def _variant(dim: int, depths: tuple[int, ...], top1: float | None = None, **args) -> Variant:
-    weights = Weights(crop_pct=0.9, top1=top1, notes=("announced, not published",))
-    return Variant({"dims": (dim, 2 * dim, 4 * dim, 8 * dim), "depths": depths, **args}, {"in1k": weights})
-
-
-_RELU = {"act_layer": "relu"}
-
-register_family(
-    Family(
-        model=PATNet,
-        paper_name="Partial Convolution Meets Visual Attention",
-        paper_ids="arXiv:2503.03148",
-        origin_url="https://github.com/haiduo/PartialNet",
-        license="mit",
-        key_map=_KEYS,
-        dense_norm_type="batch",
-        dense_norm=r"^norm([0246])\.",
-        first_conv="stem.conv",
-        tiny={"dims": (16, 32, 32, 64), "depths": (1, 1, 2, 1), "head_size": 96},
-        variants={
-            "patnet_t0": _variant(32, (1, 2, 8, 2)),
-            "patnet_t1": _variant(48, (1, 2, 8, 2), position_gate=True),
-            "patnet_t2": _variant(64, (2, 2, 6, 4), 80.2, **_RELU),
-            "patnet_s": _variant(96, (2, 2, 9, 4), **_RELU),
-            "patnet_m": _variant(128, (2, 3, 16, 4), **_RELU),
-            "patnet_l": _variant(160, (2, 3, 20, 4), **_RELU),
-        },
-    )
-)

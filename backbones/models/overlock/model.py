@@ -16,8 +16,7 @@ scales and response norms are decayed.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from timm.layers import calculate_drop_path_rates, get_device_dtype
@@ -25,10 +24,10 @@ from torch import nn
 
 from backbones._compat import MATCH_PREV_GROUP
 from backbones.layers.conv.basic import ConvNorm
-from backbones.layers.conv.reparam import DilatedReparamConv, merge_state_dict
+from backbones.layers.conv.reparam import DilatedReparamConv
 from backbones.layers.head import ConvHead
 from backbones.layers.norm import ChannelAffine, LayerNorm2d
-from backbones.models._overlock_blocks import (
+from backbones.models.overlock.blocks import (
     NORM_EPS,
     AuxHead,
     BaseBlock,
@@ -38,11 +37,10 @@ from backbones.models._overlock_blocks import (
     OverviewStage,
     Stem,
 )
-from backbones.models._registry import Family, Variant, Weights, register_family
-from backbones.models._skeleton import Backbone, Stage
+from backbones.models.skeleton import HierarchicalModel, Stage
 
 
-class OverLoCK(Backbone):
+class OverLoCK(HierarchicalModel):
     """OverLoCK in its four published sizes.
 
     Args:
@@ -188,7 +186,7 @@ class OverLoCK(Backbone):
                 module.grad_checkpointing = enable
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Replace the classifier, and that of the auxiliary head where there is one; see `Backbone`."""
+        """Replace the classifier, and that of the auxiliary head where there is one; see `HierarchicalModel`."""
         super().reset_classifier(num_classes, global_pool, reset_other)
         self._set_aux_head(**get_device_dtype(self))
 
@@ -221,7 +219,7 @@ class OverLoCK(Backbone):
         return self._run(x, count)[0]
 
     def forward_dense(self, x: torch.Tensor, norms: Sequence[nn.Module]) -> list[torch.Tensor]:
-        """As `Backbone.forward_dense`, but stage 3 is fed with the normed output of stage 2, as published."""
+        """As `HierarchicalModel.forward_dense`, but stage 3 is fed with the normed output of stage 2, as published."""
         outputs, overview = self._run(x, len(norms), norms)
         if self.overview_proj is not None and len(outputs) == 4:
             outputs[3] = outputs[3] + self.overview_proj(self.overview_norm(overview))
@@ -232,155 +230,3 @@ class OverLoCK(Backbone):
             return super().forward(x)
         outputs, overview = self._run(x)
         return self.forward_head(self.norm(outputs[-1])), self.aux_head(overview)
-
-
-# ------------------------------------------------------------------------------------------------ checkpoints, variants
-
-_URL = "https://github.com/LMMMEng/OverLoCK/releases/download/v1"
-
-
-def _stem_key(match: re.Match) -> str:
-    i = int(match[1])
-    return f"stem.{'norm' if i % 3 else 'conv'}{i // 3 + 1}."
-
-
-def _unit_key(name: str) -> Callable[[re.Match], str]:
-    """A unit [convolution, BatchNorm] (after a pooling in `weight_key`) of a focus block or a `ContMixBlock`."""
-    first = 1 if name == "mix.key" else 0
-
-    def rename(match: re.Match) -> str:
-        return f"{match[1]}mixer.{name}.{'norm' if int(match[2]) > first else 'conv'}."
-
-    return rename
-
-
-_FOCUS = r"^(sub_blocks\d\.\d+\.|)"  # the prefix is empty in a ContMixBlock's own file
-_BASE = r"^(blocks\d\.\d+\.)"
-
-_KEYS = (
-    (r"\.lk_origin\.", ".conv."),
-    (r"\.origin_bn\.", ".norm."),
-    (r"\.dil_conv_k(\d+)_(\d+)\.", r".branches.k\1_\2.conv."),
-    (r"\.dil_bn_k(\d+)_(\d+)\.", r".branches.k\1_\2.norm."),
-    (_BASE + r"proj\.0\.", r"\1norm1."),
-    (_BASE + r"proj\.1\.", r"\1mixer."),
-    (_BASE + r"proj\.2\.", r"\1norm2."),
-    (_BASE + r"proj\.3\.proj\.1\.", r"\1se.fc1."),
-    (_BASE + r"proj\.3\.proj\.3\.", r"\1se.fc2."),
-    (_BASE + r"proj\.4\.", r"\1mlp.fc1."),
-    (_BASE + r"proj\.6\.", r"\1mlp.dwconv."),
-    (_BASE + r"proj\.7\.", r"\1mlp.grn."),
-    (_BASE + r"proj\.8\.", r"\1mlp.fc2."),
-    (_FOCUS + r"weight_query\.(\d)\.", _unit_key("mix.query")),
-    (_FOCUS + r"weight_key\.(\d)\.", _unit_key("mix.key")),
-    (_FOCUS + r"weight_value\.(\d)\.", _unit_key("mix.value")),
-    (_FOCUS + r"weight_proj\.", r"\1mixer.mix.kernel_proj."),
-    (_FOCUS + r"rpb([12])$", r"\1mixer.mix.rpb\2"),
-    (_FOCUS + r"(?:dyconv|fusion)_proj\.(\d)\.", _unit_key("out")),
-    (_FOCUS + r"gate\.(\d)\.", _unit_key("gate")),
-    (_FOCUS + r"lepe\.0\.", r"\1mixer.lepe."),
-    (_FOCUS + r"lepe\.1\.", r"\1mixer.lepe_norm."),
-    (_FOCUS + r"se_layer\.proj\.1\.", r"\1mixer.se.fc1."),
-    (_FOCUS + r"se_layer\.proj\.3\.", r"\1mixer.se.fc2."),
-    (_FOCUS + r"proj\.0\.", r"\1mixer.norm."),
-    (_FOCUS + r"proj\.1\.", r"\1mixer.proj."),
-    (_FOCUS + r"mlp\.0\.", r"\1mlp.fc1."),
-    (_FOCUS + r"mlp\.2\.", r"\1mlp.dwconv."),
-    (_FOCUS + r"mlp\.3\.", r"\1mlp.grn."),
-    (_FOCUS + r"mlp\.4\.", r"\1mlp.fc2."),
-    (r"^patch_embed1\.(\d+)\.", _stem_key),
-    (r"^patch_embed2\.", "stages.1.downsample."),
-    (r"^patch_embed3\.", "stages.2.base.downsample."),
-    (r"^patch_embed4\.", "stages.2.overview.downsample."),
-    (r"^patch_embedx\.x_proj\.", "stages.3.downsample.features."),
-    (r"^patch_embedx\.h_proj\.", "stages.3.downsample.context."),
-    (r"^(stages\.\d.*\.(?:downsample|features|context))\.0\.", r"\1.conv."),
-    (r"^(stages\.\d.*\.(?:downsample|features|context))\.1\.", r"\1.norm."),
-    (r"^blocks1\.", "stages.0.blocks."),
-    (r"^blocks2\.", "stages.1.blocks."),
-    (r"^blocks3\.", "stages.2.base.blocks."),
-    (r"^blocks4\.", "stages.2.overview.blocks."),
-    (r"^high_level_proj\.", "stages.2.context_proj."),
-    (r"^sub_blocks3\.", "stages.2.focus.blocks."),
-    (r"^sub_blocks4\.", "stages.3.blocks."),
-    (r"^head\.0\.", "head.conv."),
-    (r"^head\.1\.", "head.norm."),
-    (r"^head\.4\.", "head.fc."),
-    (r"^aux_head\.0\.", "aux_head.norm."),
-    (r"^aux_head\.2\.", "aux_head.fc."),
-    (r"^extra_norm\.4\.", "overview_norm."),
-    (r"^h_proj\.", "overview_proj."),
-)
-_MATRICES = ("head.fc.weight", "aux_head.fc.weight", "kernel_proj.weight")  # 1x1 convolutions in the authors' files
-
-
-def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Fit the checkpoint's large kernels (training or merged form) and auxiliary head to those of the model.
-
-    Raises:
-        ValueError: The checkpoint is merged and the model is not.
-    """
-    large = {name: m for name, m in model.named_modules() if isinstance(m, DilatedReparamConv)}
-    if any(m.merged for m in large.values()):
-        state_dict = merge_state_dict(state_dict)
-    elif any(f"{name}.conv.bias" in state_dict for name in large):
-        raise ValueError(
-            "the checkpoint is in merged (re-parameterised) form, which cannot be taken apart: create the model with"
-            " merged=True, or load the training-form checkpoint"
-        )
-    state_dict = {k: v.flatten(1) if k.endswith(_MATRICES) else v for k, v in state_dict.items()}
-    aux_head = getattr(model, "aux_head", None)
-    if aux_head is None:
-        return {k: v for k, v in state_dict.items() if not k.startswith("aux_head.")}
-    if "aux_head.fc.bias" in state_dict and state_dict["aux_head.fc.bias"].shape != aux_head.fc.bias.shape:
-        return {k: v for k, v in state_dict.items() if not k.startswith("aux_head.fc.")}
-    return state_dict
-
-
-def _variant(
-    size: str,
-    dims: tuple[int, ...],
-    depths: tuple[int, ...],
-    sub_depths: tuple[int, ...],
-    sub_num_heads: tuple[int, ...],
-    crop_pct: float,
-    top1: float,
-) -> Variant:
-    file = f"{_URL}/overlock_{size}_in1k_224"
-    merged = Weights(f"{file}_reparam.pth", crop_pct=crop_pct, top1=top1, args={"merged": True})
-    return Variant(
-        {"dims": dims, "depths": depths, "sub_depths": sub_depths, "sub_num_heads": sub_num_heads},
-        {"in1k": Weights(f"{file}.pth", crop_pct=crop_pct, top1=top1), "in1k_reparam": merged},
-    )
-
-
-register_family(
-    Family(
-        model=OverLoCK,
-        paper_name="OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels",
-        paper_ids="arXiv:2502.20087",
-        origin_url="https://github.com/LMMMEng/OverLoCK",
-        license="apache-2.0",
-        key_map=_KEYS,
-        dense_norm=r"^extra_norm\.([0-3])\.",
-        dense_norm_eps=NORM_EPS,
-        dense_trunk_norms=(1,),
-        dense_only=r"^overview_(norm|proj)\.",
-        convert=_convert,
-        complete={"aux_head": True},
-        tiny={
-            "dims": (32, 32, 64, 64),
-            "depths": (1, 1, 1, 1),
-            "sub_depths": (2, 1),
-            "sub_num_heads": (2, 2),
-            "kernel_sizes": (7, 7, 5, 5),
-            "head_size": 128,
-        },
-        variants={
-            "overlock_xt": _variant("xt", (56, 112, 256, 336), (2, 2, 3, 2), (6, 2), (4, 6), 0.925, 82.7),
-            "overlock_t": _variant("t", (64, 128, 256, 512), (4, 4, 6, 2), (12, 2), (4, 8), 0.95, 84.2),
-            "overlock_s": _variant("s", (64, 128, 320, 512), (6, 6, 8, 3), (16, 3), (8, 16), 0.95, 84.8),
-            "overlock_b": _variant("b", (80, 160, 384, 576), (8, 8, 10, 4), (20, 4), (6, 9), 0.975, 85.1),
-        },
-    )
-)

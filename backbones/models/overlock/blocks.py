@@ -13,7 +13,7 @@ from backbones.layers.conv.contmix import GatedContMix
 from backbones.layers.conv.reparam import DilatedReparamConv
 from backbones.layers.norm import ChannelAffine, GlobalResponseNorm, LayerNorm2d
 from backbones.layers.squeeze_excite import SqueezeExcite
-from backbones.models._skeleton import Stage
+from backbones.models.skeleton import Stage
 
 NORM_EPS = 1e-6  # of every LayerNorm
 

@@ -1,0 +1,6 @@
+"""BiFormer: vision transformer with bi-level routing attention."""
+
+from backbones.models.biformer import weights
+from backbones.models.biformer.model import BiFormer, BiFormerBlock
+
+__all__ = ["BiFormer", "BiFormerBlock", "weights"]

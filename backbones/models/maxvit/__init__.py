@@ -1,0 +1,6 @@
+"""MaxViT: multi-axis vision transformer."""
+
+from backbones.models.maxvit import weights
+from backbones.models.maxvit.model import MaxViT, MaxViTBlock
+
+__all__ = ["MaxViT", "MaxViTBlock", "weights"]
