@@ -10,7 +10,6 @@ from pathlib import Path
 
 import timm
 
-from backbones.checkpoints import renamed
 from backbones.models import family_of, list_known
 from backbones.models.registry import Family
 from backbones.utils.files import replacing
@@ -59,22 +58,15 @@ def measure(name: str, macs: bool = True) -> list[str]:
 
 def parity_errors() -> dict[str, str]:
     """Model name to the worst error of logits against the classification fixtures in tests/parity."""
-    import torch
-
     sys.path.insert(0, str(ROOT))
-    from tests.parity.models import CLASSIFICATION
-    from tests.parity.parity import load, make_input, official_state_dict, worst_error
+    from tests.parity.cases import cases
+    from tests.parity.runner import run_case
 
     errors: dict[str, float] = {}
-    for path, name in CLASSIFICATION.items():
-        fixture = load(ROOT / "tests/parity/fixtures" / f"{path}.json.gz")
-        overlay = {"state_dict": renamed(official_state_dict(fixture), name)}
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
-        name = name.split(".")[0]
-        with torch.inference_mode():
-            for run in fixture["runs"]:
-                error = worst_error(run["logits"], model(make_input(run["input"])))
-                errors[name] = max(error, errors.get(name, 0.0))
+    for case in cases():
+        if case.form == "classifier" and case.number == 1 and case.published:
+            name = case.model.split(".")[0]
+            errors[name] = max(errors.get(name, 0.0), *run_case(case)["logits"].values())
     return {name: f"{error:.0e}" for name, error in errors.items()}
 
 

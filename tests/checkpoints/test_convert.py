@@ -19,7 +19,8 @@ from backbones.checkpoints import WeightsError, convert_file, load_into, read_ch
 from backbones.checkpoints.convert import fitted, fitted_dense, misfit
 from backbones.dense import DenseBackbone
 from backbones.models import family_of
-from tests.checkpoints.zoo import CLASSIFIERS, FIXTURES, as_published, fixtures, listing, publish, same, tiny_state
+from tests.checkpoints.zoo import CLASSIFIERS, as_published, listing, publish, same, tiny_state
+from tests.parity.cases import FIXTURES
 from tests.parity.parity import load, make_input, official_state_dict, worst_error
 
 STATE = tiny_state()
@@ -45,7 +46,7 @@ def authors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------------------------------------------- the real thing
 
 
-@pytest.mark.parametrize("path", sorted(SMALL & set(fixtures(CLASSIFIERS))))
+@pytest.mark.parametrize("path", sorted(SMALL))
 @torch.inference_mode()
 def test_authors_file_from_the_store(path, store):
     """A file as its authors publish it, found in the store by `pretrained=True`, computes what their code computes."""

@@ -15,7 +15,8 @@ from backbones.checkpoints.convert import entry, fitted
 from backbones.checkpoints.table import readme, rows
 from backbones.checkpoints.weights import file_names
 from backbones.models import family_of
-from tests.checkpoints.zoo import CLASSIFIERS, FIXTURES, fixtures
+from tests.checkpoints.zoo import CLASSIFIERS
+from tests.parity.cases import FIXTURES
 from tests.parity.parity import load
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def test_published_names_are_unambiguous():
     assert sorted(names) == sorted(set(names))
 
 
-@pytest.mark.parametrize("path", fixtures(CLASSIFIERS))
+@pytest.mark.parametrize("path", CLASSIFIERS)
 def test_mapping_covers_the_authors_keys(path):
     name = CLASSIFIERS[path]
     state = load(FIXTURES / f"{path}.json.gz")["state_dict"]

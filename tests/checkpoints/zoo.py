@@ -1,9 +1,8 @@
-"""Small weights of a real model, and which model each parity fixture belongs to."""
+"""Small weights of a real model, and the models that parity fixtures belong to."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -14,59 +13,14 @@ import timm
 import torch
 
 from backbones.models import family_of
+from tests.parity.cases import cases, published
 
 identify = import_module("backbones.checkpoints.identify")  # the module, which its function hides in the package
-FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
 
-#: Fixture of a classifier: its model.
-CLASSIFIERS = {
-    "nat/nat_mini": "nat_m",
-    "nat/nat_small": "nat_s",
-    "dinat/dinat_mini": "dinat_m",
-    "dinat/dinat_base": "dinat_b",
-    "dinat/dinat_s_tiny": "dinat_s_t",
-    "dinat/dinat_isotropic_small": "dinat_isotropic_s",
-    "dinat/vitrpb_small": "vitrpb_s",
-    "biformer/biformer_tiny": "biformer_t",
-    "biformer/biformer_small": "biformer_s",
-    "biformer/biformer_stl": "biformer_stl",
-    "overlock/overlock_xt": "overlock_xt",
-    "overlock/overlock_t": "overlock_t",
-    "maxvit/maxvit_tiny_tf_224": "maxvit_t",
-    "maxvit/maxvit_tiny_tf_224-dense": "maxvit_t",
-    "maxvit/maxvit_small_tf_224": "maxvit_s",
-    "maxvit/maxvit_tiny_tf_384": "maxvit_t.in1k_384",
-    "shvit/shvit_s1": "shvit_s1",
-    "shvit/shvit_s3": "shvit_s3",
-    "smt/smt_base": "smt_b",
-    "smt/smt_tiny": "smt_t",
-    "patnet/partialnet_t0": "patnet_t0",
-    "patnet/partialnet_t1": "patnet_t1",
-    "van/van_b0": "van_b0",
-    "van/van_b1": "van_b1",
-}
-#: Fixture of a dense backbone: its model.
-DENSE = {
-    "nat/nat_mini-dense": "nat_m",
-    "dinat/dinat_mini-dense": "dinat_m",
-    "dinat/dinat_mini-seg": "dinat_m",
-    "biformer/biformer_small-dense": "biformer_s",
-    "overlock/overlock_xt-dense-det": "overlock_xt",
-    "overlock/overlock_xt-dense-seg": "overlock_xt",
-    "shvit/shvit_s1-dense": "shvit_s1",
-    "shvit/shvit_s4-fpn-maskrcnn": "shvit_s4",
-    "smt/smt_tiny-dense": "smt_t",
-    "patnet/partialnet_t0-dense": "patnet_t0",
-    "van/van_b0-dense": "van_b0",
-}
-
-#: Fixture of a part of a model.
-PARTS = ("shvit/shvit_s1-fused", "biformer/bra-op", "dinat/na2d-module", "dinat/na2d-op", "overlock/contmix-block")
-
-
-def fixtures(table: Iterable[str]) -> list[str]:
-    """Fixtures of `table` that are in the tree."""
-    return [path for path in table if (FIXTURES / f"{path}.json.gz").is_file()]
+#: Fixture with the layout of a published classifier's, or dense backbone's, file: its model.
+CLASSIFIERS, DENSE = published("classifier"), published("dense")
+#: Fixtures of a part of a model.
+PARTS = sorted({case.path for case in cases()} - {*CLASSIFIERS, *DENSE})
 
 
 TINY_NAME = "nat_m.in1k"

@@ -20,24 +20,16 @@ from backbones.dense import DenseBackbone
 from backbones.models import family_of
 from tests.checkpoints.zoo import TINY_NAME, as_published, publish, tiny_state
 from tests.models.zoo import DISTINCT, MODELS, image, stir, tiny
+from tests.parity.cases import FIXTURES, cases, families, smallest
 from tests.parity.parity import load, make_input, official_state_dict, worst_error
 
-FIXTURES = Path(__file__).parents[1] / "parity" / "fixtures"
-#: Dense fixture: its backbone, and the tolerance.
-DENSE = {
-    "biformer/biformer_small-dense": ({"model": "biformer_s", "n_win": 8}, 2e-5),
-    "nat/nat_mini-dense": ({"model": "nat_m"}, 1e-5),
-    "dinat/dinat_mini-dense": ({"model": "dinat_m", "dilations": "coco"}, 1e-5),
-    "dinat/dinat_mini-seg": ({"model": "dinat_m", "dilations": "ade20k"}, 1e-5),
-    "emov2/EMO2_1M_k5_hybrid-dense": ({"model": "emov2_1m"}, 5e-6),
-    "overlock/overlock_xt-dense-det": ({"model": "overlock_xt", "overview_out": True}, 1e-4),
-    "overlock/overlock_xt-dense-seg": ({"model": "overlock_xt"}, 1e-4),
-    "patnet/partialnet_t0-dense": ({"model": "patnet_t0"}, 1e-5),
-    "shvit/shvit_s1-dense": ({"model": "shvit_s1", "out_indices": (0, 1, 2)}, 1e-5),
-    "smt/smt_tiny-dense": ({"model": "smt_t"}, 2e-5),
-    "transxnet/transxnet_t-dense": ({"model": "transxnet_t"}, 2e-5),
-    "van/van_b0-dense": ({"model": "van_b0"}, 4e-5),
-}
+#: The authors' dense models. `make test` runs the smallest of every family, in single precision.
+DENSE = [
+    case
+    for case in cases()
+    if case.form == "dense" and not (case.only or case.dtype or case.elsewhere)  # of a dense checkpoint
+]
+SMALLEST = [smallest(case for case in DENSE if case.family == family) for family in families()]
 MAXVIT = "maxvit/maxvit_tiny_tf_224-dense"  # its dense form has no norms, and so no checkpoints of its own
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -81,24 +73,27 @@ def detector_file(path: Path, detector: nn.Module, backbone: dict[str, torch.Ten
 
 
 def test_every_dense_fixture_is_tested():
+    tested = {case.path for case in DENSE} | {MAXVIT}
     assert {f.relative_to(FIXTURES).as_posix() for f in FIXTURES.glob("*/*-dense*.json.gz")} <= {
-        f"{path}.json.gz" for path in (*DENSE, MAXVIT)
+        f"{path}.json.gz" for path in tested
     }
 
 
-@pytest.mark.parametrize("path", DENSE)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=str(case), marks=() if case in SMALLEST else pytest.mark.extra) for case in DENSE],
+)
 @torch.inference_mode()
-def test_published_detectors_compute_what_the_authors_do(path, tmp_path):
-    fixture = load(FIXTURES / f"{path}.json.gz")
-    args, tolerance = DENSE[path]
-    detector = Detector(build(**{"out_indices": (0, 1, 2, 3), **args}))
+def test_published_detectors_compute_what_the_authors_do(case, tmp_path):
+    fixture = case.load()
+    detector = Detector(build(model=case.model, **case.args))
     file = detector_file(tmp_path / "detector.pth", detector, official_state_dict(fixture))
     load_checkpoint(detector, str(file), strict=True)
     backbone = detector.backbone.eval()
     assert sum(p.numel() for p in backbone.parameters()) == fixture["parameters"]
     for run in fixture["runs"]:
         for expected, got in zip(run["features"], backbone(make_input(run["input"])), strict=True):
-            assert worst_error(expected, got) < tolerance
+            assert worst_error(expected, got) < case.tolerance[""]
 
 
 @torch.inference_mode()
