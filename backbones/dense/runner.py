@@ -358,4 +358,4 @@ def _from_us(error: BaseException) -> bool:
     while frame is not None:
         files.append(Path(frame.tb_frame.f_code.co_filename).name)
         frame = frame.tb_next
-    return bool({"dense_backbone.py", "backbone.py", "optim.py"} & set(files[-4:])) and isinstance(error, ValueError)
+    return bool({"features.py", "backbone.py", "optim.py"} & set(files[-4:])) and isinstance(error, ValueError)

@@ -63,3 +63,44 @@ def test_arguments_that_do_not_fit_are_named():
         timm.create_model("biformer_t", layout="swin")
     with pytest.raises(ValueError, match="multiples of 32"):
         timm.create_model("biformer_t", dims=(48, 128, 256, 512))
+
+
+def _authors_nchw_layout(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state dict of ours under the names and shapes of the authors' nchw checkpoint (section 5 of their layout)."""
+    out = {}
+    own = model.state_dict()
+    for key, value in own.items():
+        if key.endswith((".fc1.weight", ".fc2.weight", ".proj.weight")) or ".attn.qkv." in key:
+            value = value[:, :, None, None]
+        if ".attn.q." in key:
+            value = torch.cat((value, own[key.replace(".q.", ".kv.")]))
+            value = value[:, :, None, None] if value.ndim == 2 else value
+        elif ".attn.kv." in key:
+            continue
+        for ours, theirs in (
+            ("stem.conv1.", "downsample_layers.0.0."),
+            ("stem.norm1.", "downsample_layers.0.1."),
+            (".attn.q.", ".attn.qkv_linear."),
+            (".mlp.fc1.", ".mlp.0."),
+            (".mlp.fc2.", ".mlp.2."),
+            ("head.fc.", "head."),
+        ):
+            key = key.replace(ours, theirs)
+        if ".downsample." in key:
+            part = "0" if ".norm." in key else "1"
+            key = f"downsample_layers.{key.split('.')[1]}.{part}.{key.rpartition('.')[2]}"
+        if not key.startswith("stages.3.") and ".attn.proj." in key:
+            key = key.replace(".attn.proj.", ".attn.output_linear.")
+        out[key] = value
+    return out
+
+
+def test_nchw_checkpoint_keys():
+    family = family_of("biformer_stl_nchw")
+    model = timm.create_model("biformer_stl_nchw", **family.tiny, num_classes=3)
+    authors = _authors_nchw_layout(model)
+    assert "stages.0.blocks.0.attn.qkv_linear.weight" in authors and "downsample_layers.1.1.weight" in authors
+    converted = family.convert_checkpoint({"model": authors}, model)
+    own = model.state_dict()
+    assert converted.keys() == own.keys()
+    assert all(torch.equal(converted[key], own[key]) for key in own)

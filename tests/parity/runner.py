@@ -109,7 +109,8 @@ class Run:
         if self.model is not None:
             main = "intermediates" if self.case.form in ("classifier", "reparameterized") else "maps"
             keys = [key for key in self.compared if key not in found]
-            specs = {key: self.case.outputs.get(key, {**USUAL, "features": main}.get(key)) for key in keys}
+            usual = {**USUAL, "features": main, **self.case.outputs}
+            specs = {key: usual[key] for key in keys if usual.get(key) is not None}
             sources = _Sources(self, main, {path for spec in specs.values() for path in _names(spec)})
             found.update({key: sources.resolve(spec, self.expected[key]) for key, spec in specs.items()})
         return found
@@ -124,7 +125,7 @@ def _names(spec: Any) -> Iterator[str]:
     """Names and module paths in a row's source."""
     if isinstance(spec, str):
         yield spec
-    elif spec is not None:
+    else:
         for one in spec.values() if isinstance(spec, Mapping) else spec:
             yield from _names(one)
 
@@ -162,7 +163,13 @@ class _Sources:
         return self.run.model.forward_intermediates(self.run.inputs[0], indices=indices, intermediates_only=True)
 
     def _maps(self) -> Sequence[torch.Tensor]:
-        return self.run.model(self.run.inputs[0])
+        x, model = self.run.inputs[0], self.run.model
+        maps = model(x)
+        if self.run.case.form == "dense":
+            assert [one.shape[1] for one in maps] == model.channels
+            for one, reduction in zip(maps, model.reductions, strict=True):
+                assert all(abs(reduction * a - b) < reduction for a, b in zip(one.shape[2:], x.shape[2:]))
+        return maps
 
     def _raw(self) -> Sequence[torch.Tensor]:
         return self.run.trunk.forward_stages(self.run.inputs[0])
@@ -172,8 +179,6 @@ class _Sources:
 
     def resolve(self, spec: Any, expected: Any) -> Any:
         """What the source `spec` gives for a key of the run."""
-        if spec is None:
-            raise AssertionError("the row names no source for it")
         if isinstance(spec, str):
             return self[spec]
         if isinstance(spec, Mapping) and is_digest(expected):
