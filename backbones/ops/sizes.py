@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 
 def static_size(n: int | torch.Tensor) -> int:
@@ -17,3 +18,25 @@ def larger(n: int | torch.SymInt, other: int) -> int | torch.SymInt:
 
 def smaller(n: int | torch.SymInt, other: int) -> int | torch.SymInt:
     return min(n, other) if isinstance(n, int) else torch.sym_min(n, other)
+
+
+def is_symbolic(*sizes: int | torch.SymInt) -> bool:
+    return any(isinstance(n, torch.SymInt) for n in sizes)
+
+
+def pad_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """`(B, H, W, C)` with zeros below and right, `(B, height, width, C)`; `x` itself where it has that size."""
+    bottom, right = height - x.shape[1], width - x.shape[2]
+    # A symbolic padding is always applied, so that an exported program holds for every size.
+    fits = isinstance(bottom, int) and isinstance(right, int) and not (bottom or right)
+    return x if fits else F.pad(x, (0, 0, 0, right, 0, bottom))
+
+
+def crop_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The top left `(B, height, width, C)` of a map."""
+    if not is_symbolic(*x.shape[1:3], height, width):
+        return x[:, :height, :width]
+    # A slice of symbolic size would be compared with its base to learn its layout; an index is just copied.
+    for dim, size in ((1, height), (2, width)):
+        x = x.index_select(dim, torch.arange(size, device=x.device))
+    return x

@@ -76,6 +76,7 @@ def test_explanation_of_attention():
     with explain() as decisions:
         neighborhood_attention(q, q, q, 3)
         torch.jit.trace(lambda q: neighborhood_attention(q, q, q, 3), (q,), check_trace=False)
-    eager, traced = decisions
+    eager, traced, inner = decisions
     assert eager.backend == "cpu" and set(eager.reasons) == {"natten", "triton"}
     assert traced.backend == "tiled" and traced.reasons["cpu"] == ["does not go into the captured graph"]
+    assert (inner.operator, inner.backend) == ("biased_attention", "sdpa"), "tiles are dense attention"

@@ -8,7 +8,7 @@ from torch import nn
 
 from backbones.layers.attention.relpos import RelativePositionBias2d
 from backbones.layers.pointwise import Linear
-from backbones.ops.sdpa import biased_attention
+from backbones.ops.attention import biased_attention
 
 
 @register_notrace_module

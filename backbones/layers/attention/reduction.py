@@ -9,8 +9,8 @@ from torch import nn
 
 from backbones.layers.conv.basic import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.pointwise import Linear
+from backbones.ops.attention import biased_attention
 from backbones.ops.cache import shape_cache
-from backbones.ops.sdpa import biased_attention
 
 
 @register_notrace_module

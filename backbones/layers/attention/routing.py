@@ -1,7 +1,7 @@
 """Bi-level routing attention: regions pick regions, then tokens attend to the tokens of the picked regions.
 
 Source: Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023 (arXiv 2303.08810),
-section 3.2. Shapes as in `backbones.ops.routing`.
+section 3.2. Shapes as in `backbones.ops.routing.operators`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 
 from backbones.layers.pointwise import Linear
 from backbones.ops.autocast import no_autocast
-from backbones.ops.routing import Regions, attend, routed_attention
+from backbones.ops.routing import Regions, routed_attention
 from backbones.ops.sizes import larger, smaller, static_size
 
 
@@ -48,7 +48,7 @@ class BiLevelRoutingAttention(nn.Module):
         pad: "input" or "qkv".
         kv_pool: Module on every region's keys and values as `(B * R, D + C, h, w)`, for example
             `nn.AdaptiveAvgPool2d(2)`; routing and LePE see them unpooled.
-        soft_routing: Multiply the gathered keys and values by their region's softmaxed score. (Keeps the whole gather.)
+        soft_routing: Multiply the routed keys and values by their region's softmaxed score, all of them at once.
         diff_routing: Let gradients flow through the scores; needs `soft_routing`.
         param_routing: Project the means of queries and keys by one shared linear layer; needs `diff_routing`.
 
@@ -112,14 +112,8 @@ class BiLevelRoutingAttention(nn.Module):
         if self.kv_pool is not None:
             kv = kv.flatten(0, 1).unflatten(1, (grid.height, grid.width)).permute(0, 3, 1, 2)
             kv = self.kv_pool(kv).permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, q.shape[:2])
-        if self.soft_routing:
-            weight = score.softmax(-1).to(kv.dtype).flatten()[:, None, None]
-            rows = index + torch.arange(len(index), device=index.device).view(-1, 1, 1) * index.shape[1]
-            routed = (kv.flatten(0, 1).index_select(0, rows.flatten()) * weight).unflatten(0, index.shape)
-            out = attend(q.flatten(0, 1), routed.flatten(2, 3).flatten(0, 1), self.num_heads, self.scale)
-            out = out.unflatten(0, q.shape[:2])
-        else:
-            out = routed_attention(q, kv, index, self.num_heads, self.scale)
+        weight = score.softmax(-1) if self.soft_routing else None
+        out = routed_attention(q, kv, index, self.num_heads, self.scale, weight)
         out = grid.join(out)
         if self.pad == "qkv":
             out = grid.crop(out, height, width)

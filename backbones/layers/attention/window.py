@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
 from backbones.layers.attention.relpos import RelativePositionBias2d
 from backbones.layers.pointwise import Linear
 from backbones.ops.chunks import in_chunks
-from backbones.ops.window import (
-    gather_indices,
-    grid_merge,
-    grid_partition,
-    grouped_attention,
-    real_tokens,
-    window_merge,
-    window_partition,
-)
+from backbones.ops.window import Groups, window_attention
 
 
 @register_notrace_module
@@ -66,42 +57,18 @@ class WindowAttention(nn.Module):
             self.rel_pos.set_window_size(self.window_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[1:3]
-        if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
-            return self._forward_any_size(x)
-        p, q = self.window_size
-        count = (height + p - 1) // p, (width + q - 1) // q
-        padded = height % p or width % q
-        real = real_tokens(height, width, p, q, self.grid, x.device) if padded else None
-        if padded:
-            x = F.pad(x, (0, 0, 0, count[1] * q - width, 0, count[0] * p - height))
-        x = grid_partition(x, (p, q)) if self.grid else window_partition(x, (p, q))
-        x = self._attend(x, real)
-        x = grid_merge(x, (p, q), count) if self.grid else window_merge(x, (p, q), count)
-        return x[:, :height, :width] if padded else x
-
-    def _forward_any_size(self, x: torch.Tensor) -> torch.Tensor:
-        """The same for symbolic sizes: no shape tells whether there is padding, and no axis counts groups alone.
-
-        An exported program would else be tied to sizes with as much padding, or with as few groups, as its example.
-        """
-        b, height, width, _ = x.shape
-        p, q = self.window_size
-        position, real, token = gather_indices(height, width, p, q, self.grid, x.device)
-        x = x.flatten(1, 2).index_select(1, position).flatten(0, 1)
-        x = self._attend(x.reshape(1, -1, p * q, x.shape[-1]), real.repeat(b).reshape(-1, p * q))
-        x = x.flatten(0, 2).reshape(b, -1, x.shape[-1])
-        return x.index_select(1, token).unflatten(1, (height, width))
-
-    def _attend(self, x: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        groups = Groups.of(x, self.window_size, self.grid)
         bias = self.rel_pos(*self.window_size) if self.rel_pos is not None else None
+        mask = groups.real(x.device)
 
-        def attend(x: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
-            return self.proj(grouped_attention(self.qkv(x), self.num_heads, bias, real))
+        def attend(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
+            return self.proj(window_attention(q, k, v, bias, mask).flatten(3))
 
-        if real is not None:
-            real = real.expand(x.shape[0], -1, -1)
-        return in_chunks(attend, x, lambda: (self.qkv, self.proj), axis=1, beside=real)
+        x = groups.cut(groups.pad(x))
+        mask = None if mask is None else mask.expand(x.shape[0], -1, -1)
+        x = in_chunks(attend, x, lambda: (self.qkv, self.proj), axis=1, beside=mask)
+        return groups.crop(groups.join(x))
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, window_size={self.window_size}"

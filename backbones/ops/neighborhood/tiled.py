@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
 from backbones.ops._dispatch import Backend
+from backbones.ops.attention import biased_attention
 from backbones.ops.cache import shape_cache
 from backbones.ops.neighborhood.cpu_plan import key_range
 from backbones.ops.neighborhood.geometry import group_lengths, window_start
 from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs
-from backbones.ops.sdpa import biased_attention
 from backbones.ops.sizes import static_size
 
 

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones.layers.attention.routing import BiLevelRoutingAttention
-from backbones.ops import routing
-from backbones.ops.routing import routed_attention
+from backbones.ops._dispatch import use_backend
 
 DIM, HEADS = 8, 2
 
@@ -105,55 +104,6 @@ def test_layer_and_gradients_match_the_paper(name, size):
         torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("topk", [1, 3, 12])
-@pytest.mark.parametrize("keys", [4, 2])
-@pytest.mark.parametrize("route", ["dense", "chunked", "one chunk"])
-def test_every_route_of_the_product(route, topk, keys, monkeypatch):
-    monkeypatch.setattr(routing, "_DENSE_TOKENS", 10_000 if route == "dense" else 0)
-    monkeypatch.setattr(routing, "_DENSE_RATIO", 100)
-    monkeypatch.setattr(routing, "_CHUNK_CPU", 5 * topk * keys * 10 if route == "chunked" else 2**20)
-    q = torch.randn(2, 12, 4, 4, dtype=torch.float64, requires_grad=True)
-    kv = torch.randn(2, 12, keys, 4 + 6, dtype=torch.float64, requires_grad=True)
-    index = torch.rand(2, 12, 12).topk(topk, -1).indices
-    out = routed_attention(q, kv, index, num_heads=2)
-    want = torch.stack(
-        [
-            torch.stack(
-                [
-                    _attend(q[b, r], kv[b, rows].flatten(0, 1)[:, :4], kv[b, rows].flatten(0, 1)[:, 4:], 2, 2**-0.5)
-                    for r, rows in enumerate(index[b])
-                ]
-            )
-            for b in range(2)
-        ]
-    )
-    torch.testing.assert_close(out, want)
-    grad = torch.randn_like(out)
-    for got, expected in zip(torch.autograd.grad(out, (q, kv), grad), torch.autograd.grad(want, (q, kv), grad)):
-        torch.testing.assert_close(got, expected)
-
-
-def test_chunked_product_passes_gradcheck(monkeypatch):
-    monkeypatch.setattr(routing, "_DENSE_TOKENS", 0)
-    monkeypatch.setattr(routing, "_CHUNK_CPU", 64)
-    q = torch.randn(1, 6, 2, 4, dtype=torch.float64, requires_grad=True)
-    kv = torch.randn(1, 6, 2, 8, dtype=torch.float64, requires_grad=True)
-    index = torch.rand(1, 6, 6).topk(2, -1).indices
-    assert torch.autograd.gradcheck(lambda q, kv: routed_attention(q, kv, index, 2), (q, kv))
-
-
-def test_chunked_product_keeps_no_gathered_copy(monkeypatch):
-    """The graph of the chunked route holds its inputs and the routed indices, nothing k times as large."""
-    monkeypatch.setattr(routing, "_DENSE_TOKENS", 0)
-    q = torch.randn(1, 16, 4, DIM, requires_grad=True)
-    kv = torch.randn(1, 16, 4, 2 * DIM, requires_grad=True)
-    index = torch.rand(1, 16, 16).topk(8, -1).indices
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        routed_attention(q, kv, index, HEADS)
-    assert kept and max(kept) <= kv.numel()
-
-
 def test_both_paddings_agree_where_nothing_is_padded():
     layer, x = _layer("plain"), torch.randn(2, 6, 9, DIM, dtype=torch.float64)
     other = _layer("qkv")
@@ -194,21 +144,21 @@ def test_routing_scores_stay_float32_under_autocast():
     torch.testing.assert_close(score, (q * DIM**-0.5 @ k.mT).topk(2).values, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("dense", [True, False])
-def test_half_precision(dense, monkeypatch):
-    monkeypatch.setattr(routing, "_DENSE_TOKENS", 10_000 if dense else 0)
+@pytest.mark.parametrize("backend", ["dense", "chunked", "gathered", "reference"])
+def test_half_precision(backend):
     layer = BiLevelRoutingAttention(DIM, HEADS, n_win=3, topk=9)  # every region: no routing to flip
     x = torch.randn(2, 6, 6, DIM)
     expected = _results(layer, layer, x)
 
     def mixed(x):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), use_backend(backend):
             return layer(x)
 
     scale = [want.abs().max() for want in expected]
     for got, want, unit in zip(_results(layer, mixed, x), expected, scale):
         torch.testing.assert_close(got.float(), want, rtol=0, atol=0.1 * unit.item())
-    out = layer.bfloat16()(x.bfloat16())
+    with use_backend(backend):
+        out = layer.bfloat16()(x.bfloat16())
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), expected[0], rtol=0, atol=0.05 * scale[0].item())
 

@@ -9,7 +9,6 @@ from torch import nn
 
 from backbones.layers.attention.relpos import resize_bias_table
 from backbones.layers.attention.window import GridAttention, WindowAttention
-from backbones.ops.window import grid_merge, grid_partition, window_merge, window_partition
 
 # (height, width, window): divisible, with padding below, right, both, a map inside one window, a one-pixel map
 CASES = [
@@ -94,14 +93,6 @@ def test_float32_with_and_without_gradients(kind, height, width, window):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("height, width, window", CASES)
-def test_form_for_symbolic_sizes(kind, height, width, window):
-    module = make(kind, window)
-    x = torch.randn(2, height, width, 8, dtype=torch.float64)
-    torch.testing.assert_close(module._forward_any_size(x), module(x))
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("height, width", [(6, 8), (7, 9)])
 def test_without_position_bias(kind, height, width):
     module = make(kind, (3, 4), qkv_bias=False, rel_pos_bias=False)
@@ -150,28 +141,6 @@ def test_bfloat16(kind, size):
     out = module.to(torch.bfloat16)(x.bfloat16())
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.1)
-
-
-def test_partitions_hold_neighbours_or_steps():
-    x = torch.arange(4 * 6).reshape(1, 4, 6, 1)
-    assert window_partition(x, (2, 3))[0, :, :, 0].tolist() == [
-        [0, 1, 2, 6, 7, 8],
-        [3, 4, 5, 9, 10, 11],
-        [12, 13, 14, 18, 19, 20],
-        [15, 16, 17, 21, 22, 23],
-    ]
-    assert grid_partition(x, (2, 3))[0, :, :, 0].tolist() == [
-        [0, 2, 4, 12, 14, 16],
-        [1, 3, 5, 13, 15, 17],
-        [6, 8, 10, 18, 20, 22],
-        [7, 9, 11, 19, 21, 23],
-    ]
-
-
-@pytest.mark.parametrize("partition, merge", [(window_partition, window_merge), (grid_partition, grid_merge)])
-def test_merge_is_the_inverse(partition, merge):
-    x = torch.randn(2, 6, 12, 5)
-    assert torch.equal(merge(partition(x, (3, 4)), (3, 4), (2, 3)), x)
 
 
 def test_set_window_size_resizes_and_keeps_frozen():
