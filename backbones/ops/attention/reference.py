@@ -1,13 +1,29 @@
-"""The operator by its definition; the others are tested by it."""
+"""What backends are given, and the operator by its definition, by which the others are tested."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from backbones.ops._dispatch import Backend
-from backbones.ops.attention.inputs import DenseInputs
+
+
+class DenseInputs(NamedTuple):
+    """softmax(scale * q @ k + bias) @ v with q (B, heads, N, c), k (B, heads, M, c), v (B, heads, M, d).
+
+    The bias, or None, broadcasts to (B, heads, N, M) and is -inf where a query must not attend; `dropout` is the
+    probability that a weight is dropped.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None
+    dropout: float
+    scale: float
 
 
 class ReferenceAttention(Backend):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backbones._compat import is_plain_eager
 from backbones.ops._dispatch import Backend
-from backbones.ops.attention.inputs import DenseInputs
+from backbones.ops.attention.reference import DenseInputs
 
 
 class FusedAttention(Backend):

@@ -1,13 +1,13 @@
-"""Neighborhood attention and window products over strided views of tiles, with a hand-written backward.
+"""Neighborhood attention and window products on CPU, over views of tiles, with a hand-written backward.
 
-This is the eager CPU path. Its tiles fit the map exactly, so nothing is padded. Along an axis a dilation group of L
-positions is cut into one tile at either border, where windows are clamped, and equal tiles between them
-(`cpu_plan.split`). All inner tiles of all groups then share one mask, or need none where a stride makes their
-queries share one window; the two tiles of the borders, with a mask each, are a strided view like any other. So a map is
-mostly four jobs (border or inner tiles on the row axis times the same on the column axis), each a batch of equal dense
-attention problems: on small maps the launches of operators bound the time, not their arithmetic. The queries and the
-overlapping key blocks of a job are views of the (B, H, W, heads, C) map; a job is worked off in chunks whose scores
-stay in the cache. The backward pass recomputes the scores, so nothing larger than the inputs is kept.
+For eager mode. Tiles fit the map exactly, so nothing is padded. Along an axis a dilation group of L positions is cut
+into one tile at either border, where windows are clamped, and equal tiles between them (`cpu_plan.split`). All inner
+tiles of all groups then share one mask, or need none where a stride makes their queries share one window; the two tiles
+of the borders, with a mask each, are a view like any other. So a map is mostly four jobs (border or inner tiles on the
+row axis times the same on the column axis), each a batch of equal dense attention problems: on small maps the number of
+operator calls bounds the time, not their arithmetic. The queries and the overlapping key blocks of a job are views of
+the (B, H, W, heads, C) map; a job is computed in chunks whose scores stay in the cache. The backward pass recomputes
+the scores, so nothing larger than the inputs is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from backbones.ops._dispatch import Backend, no_capture_reasons
 from backbones.ops.autocast import backward_without_autocast
 from backbones.ops.cache import shape_cache
 from backbones.ops.neighborhood.cpu_plan import Span, chunks, jobs
-from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs
+from backbones.ops.neighborhood.geometry import bias_entry
+from backbones.ops.neighborhood.reference import AttentionInputs, ProductInputs
 
 
 def view(x: Tensor, rows: Span, cols: Span, keys: bool = False) -> Tensor:
@@ -65,14 +66,13 @@ def add_blocks(x: Tensor, blocks: Tensor, rows: Span, cols: Span) -> None:
 
 @shape_cache(256)
 def table_rows(span: Span, device: torch.device) -> Tensor:
-    """Table row of every query and key: (distinct tiles * tile * block,), 2K - 1 outside of a query's window."""
+    """`bias_entry` of every query and key: (distinct tiles * tile * block,)."""
     key = torch.arange(span.block, device=device)
     start = torch.tensor(span.offsets, device=device).unsqueeze(1)
     tiles = torch.arange(span.masks, device=device).view(-1, 1, 1)
     query = span.query - span.key + tiles * (span.query_step - span.key_step)
     query = query + torch.arange(span.tile, device=device).unsqueeze(1)
-    inside = (key >= start) & (key < start + span.kernel)
-    return torch.where(inside, key - query + span.kernel - 1, 2 * span.kernel - 1).flatten()
+    return bias_entry(query, start, key, span.kernel).flatten()
 
 
 @shape_cache(256)

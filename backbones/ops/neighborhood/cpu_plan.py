@@ -1,7 +1,9 @@
-"""How the eager CPU path of neighborhood attention cuts an axis: tiles that fit exactly, and chunks for the cache.
+"""How the "cpu" backend of neighborhood attention cuts an axis: tiles that fit exactly, and chunks for the cache.
 
 Along an axis with dilation d and stride s, a dilation group of L positions is an ordinary axis; a stride group is s
-consecutive positions of it that share one window. All numbers here are plain ints.
+consecutive positions of it that share one window. All numbers here are plain ints: runs of tiles and chunks are loops
+in Python. `tiled.Axis` is the plan for graphs, whose sizes may be symbolic: equal tiles in one batch, padded at both
+ends.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ from typing import NamedTuple
 
 from torch import Size
 
-from backbones.ops.neighborhood.geometry import window_start
+from backbones.ops.neighborhood.geometry import key_range, window_start
 
 CHUNK = 1 << 18  # scores worked on at a time, small enough for the cache (1 MiB in float32)
 TILES = (4, 16)  # least and greatest inner tile
 # Measured, in keys times queries along one axis: what a key of a block costs beyond its products with the tile's
-# queries, in queries; and what each set of windows costs that are clamped or slide alike and are worked off together.
+# queries, in queries; and what each set of windows costs that are clamped or slide alike and are computed together.
 TILE_COST = 4
 RUN_COST = 20
 
@@ -80,12 +82,6 @@ class Span(NamedTuple):
                     query=self.query + t * self.query_step,
                     key=self.key + t * self.key_step,
                 )
-
-
-def key_range(first: int, count: int, length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """First key and number of keys that the windows of `count` queries from `first` on cover."""
-    starts = [window_start(p, length, kernel, stride) for p in (first, first + count - 1)]
-    return starts[0], starts[1] + kernel - starts[0]
 
 
 @lru_cache(maxsize=1024)

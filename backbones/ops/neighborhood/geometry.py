@@ -77,9 +77,24 @@ def window_start(position: Any, length: Any, kernel: int, stride: int) -> Any:
     return min(max(start, 0), length - kernel)
 
 
+def key_range(first: int, count: int, length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """First key and number of keys that the windows of `count` queries from `first` on cover."""
+    starts = [window_start(p, length, kernel, stride) for p in (first, first + count - 1)]
+    return starts[0], starts[1] + kernel - starts[0]
+
+
 def group_lengths(size: int, dilation: int, group: Any) -> Any:
     """Positions of an axis that a dilation group has."""
     return (size - 1 - group) // dilation + 1
+
+
+def bias_entry(query: Tensor, start: Tensor, key: Tensor, kernel: int) -> Tensor:
+    """Entry of a position table's axis for queries, their windows' starts and keys, all positions of a group.
+
+    0 to 2K - 2, or 2K - 1 where the key is not in the query's window; the arguments broadcast.
+    """
+    inside = (key >= start) & (key < start + kernel)
+    return torch.where(inside, key - query + kernel - 1, 2 * kernel - 1)
 
 
 @shape_cache(256)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backbones.ops._dispatch import Backend, no_capture_reasons
-from backbones.ops.neighborhood.inputs import AttentionInputs
+from backbones.ops.neighborhood.reference import AttentionInputs
 
 # What natten's CUTLASS kernels take, which run wherever its kernels for newer devices do not.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -16,9 +16,14 @@ from torch import Tensor
 from backbones.ops._dispatch import Operator
 from backbones.ops.neighborhood.cpu import CpuAttention, CpuProduct
 from backbones.ops.neighborhood.geometry import Pair, Window
-from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs, window_bias
 from backbones.ops.neighborhood.natten import NattenAttention
-from backbones.ops.neighborhood.reference import ReferenceAttention, ReferenceProduct
+from backbones.ops.neighborhood.reference import (
+    AttentionInputs,
+    ProductInputs,
+    ReferenceAttention,
+    ReferenceProduct,
+    window_bias,
+)
 from backbones.ops.neighborhood.tiled import TiledAttention, TiledProduct
 from backbones.ops.neighborhood.triton import TritonAttention, TritonProduct
 

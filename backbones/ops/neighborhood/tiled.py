@@ -9,7 +9,8 @@ linear in the number of pixels, whatever K is. The two axes are cut independentl
 With a stride s > 1 a tile is a number m of whole stride groups, and its block, K + (m - 1) s keys, is placed where its
 windows are: no key is padded, and with m = 1 nothing is masked.
 
-Everything here is written so that sizes may be symbolic (torch.compile, torch.export).
+Sizes may be symbolic (torch.compile, torch.export), so that all tiles of an axis are one batch of equal size, padded at
+both ends; `cpu_plan.Span` is the plan for plain ints, which fits exactly. Both place windows by `geometry`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from torch.fx.experimental.symbolic_shapes import has_static_value
 from backbones.ops._dispatch import Backend
 from backbones.ops.attention import biased_attention
 from backbones.ops.cache import shape_cache
-from backbones.ops.neighborhood.cpu_plan import key_range
-from backbones.ops.neighborhood.geometry import group_lengths, window_start
-from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs
+from backbones.ops.neighborhood.geometry import bias_entry, group_lengths, key_range, window_start
+from backbones.ops.neighborhood.reference import AttentionInputs, ProductInputs
 from backbones.ops.sizes import static_size
 
 
@@ -168,13 +168,8 @@ def axis_offsets(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tens
 
 @shape_cache(256)
 def bias_index(axis: Axis, device: torch.device) -> Tensor:
-    """Row of the position table for every (query, key) of every tile: (G, tiles, T, block), values 0..2K-1.
-
-    A table has 2K - 1 rows, for the key minus the query + K - 1; index 2K - 1 stands for "not in the window".
-    """
-    query, start, key = axis_offsets(axis, device)
-    inside = (key >= start) & (key < start + axis.kernel)
-    return torch.where(inside, key - query + axis.kernel - 1, 2 * axis.kernel - 1)
+    """`bias_entry` of every (query, key) of every tile: (G, tiles, T, block)."""
+    return bias_entry(*axis_offsets(axis, device), axis.kernel)
 
 
 @shape_cache(256)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from backbones.ops._dispatch import Backend, no_capture_reasons
-from backbones.ops.neighborhood.inputs import AttentionInputs, ProductInputs
+from backbones.ops.neighborhood.reference import AttentionInputs, ProductInputs
 
 INSTALLED = find_spec("triton") is not None
 

@@ -1,10 +1,10 @@
 """Triton kernels of neighborhood attention and of window products, forward and backward.
 
-A program works on one tile of TILE_H x TILE_W positions of one dilation group, for one head of one image. What the
-tile's windows cover is walked over in blocks of BLOCK_H x BLOCK_W keys, so that all products are dense and run on
-tensor cores; (query, key) pairs outside of a window are masked. Softmax is computed online and its gradient from
-recomputed scores, so that memory is linear in the number of pixels. For the gradients of keys and values a tile of keys
-walks over the queries whose windows hold them. Nothing is summed with atomic operations: results are deterministic.
+A program works on one tile of TILE_H x TILE_W positions of one dilation group, for one head of one image. The keys of
+the tile's windows are read in blocks of BLOCK_H x BLOCK_W keys, so that all products are dense and run on tensor cores;
+(query, key) pairs outside of a window are masked. Softmax is computed online and its gradient from recomputed scores,
+so that memory is linear in the number of pixels. For the gradients of keys and values a program takes a tile of keys
+and reads the queries whose windows hold them. Nothing is summed with atomic operations: results are deterministic.
 
 Window arithmetic is that of `geometry`: a query at position p of a group of `length` reads the KERNEL keys from
 `_window_start` on. Maps are (B, H, W, heads, dim) with any strides but unit stride in the last dimension; a map's

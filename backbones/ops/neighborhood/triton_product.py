@@ -1,9 +1,9 @@
 """Triton kernels of the product of window weights with the values (ContMix), forward and backward.
 
-As in `triton_attention` a program works on a tile of one dilation group and walks over blocks of what its windows
-cover. The weights of a block are read straight into a dense (queries, keys) matrix with zeros outside of the windows,
-so that the product runs on tensor cores and every weight is read once. Weights are (B, heads, H, W, K_h * K_w) and
-contiguous; maps and names are as there.
+As in `triton_attention` a program works on a tile of one dilation group and reads the keys of its windows in blocks.
+The weights of a block are loaded as a dense (queries, keys) matrix with zeros outside of the windows, so that the
+product runs on tensor cores and every weight is read once. Weights are (B, heads, H, W, K_h * K_w) and contiguous; maps
+and names are as there.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def product_backward_values(
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr, TILE_H: tl.constexpr, TILE_W: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the values, contiguous (B, heads, H, W, DIM): tiles of keys walk over the queries that hold them."""
+    """Gradient of the values, contiguous (B, heads, H, W, DIM): for a tile of keys, from the queries that hold them."""
     image, head, group_h, group_w, length_h, length_w, tile_h, tile_w = _locate(
         height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W
     )

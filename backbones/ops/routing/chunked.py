@@ -8,8 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from backbones.ops._dispatch import Backend, no_capture_reasons
 from backbones.ops.autocast import backward_without_autocast, no_autocast
-from backbones.ops.routing.gathered import attend, flat_rows, gather
-from backbones.ops.routing.inputs import RoutedInputs
+from backbones.ops.routing.products import attend, flat_rows, gather
+from backbones.ops.routing.reference import RoutedInputs
 
 # Elements of keys and values gathered at a time. On CPU a chunk that stays in cache is far faster than the whole.
 CHUNK_CPU, CHUNK_GPU = 2**20, 2**26

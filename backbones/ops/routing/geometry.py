@@ -10,7 +10,7 @@ from backbones.ops.sizes import crop_map, pad_map
 
 
 class Regions(NamedTuple):
-    """`rows` x `cols` regions of `height` x `width` tokens; they cover the map and may stand out right and below."""
+    """`rows` x `cols` regions of `height` x `width` tokens; they cover the map and may end beyond it."""
 
     rows: int
     cols: int

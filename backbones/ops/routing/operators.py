@@ -12,10 +12,8 @@ from torch import Tensor
 
 from backbones.ops._dispatch import Operator
 from backbones.ops.routing.chunked import ChunkedRouting
-from backbones.ops.routing.dense import DenseRouting
-from backbones.ops.routing.gathered import GatheredRouting
-from backbones.ops.routing.inputs import RoutedInputs
-from backbones.ops.routing.reference import ReferenceRouting
+from backbones.ops.routing.products import DenseRouting, GatheredRouting
+from backbones.ops.routing.reference import ReferenceRouting, RoutedInputs
 from backbones.ops.sizes import static_size
 
 # The preferred first.

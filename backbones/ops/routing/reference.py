@@ -1,12 +1,24 @@
-"""The operator by its definition: every region's keys and values are copied; the others are tested by it."""
+"""What backends are given, and the operator by its definition, by which the others are tested: all keys are copied."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from backbones.ops._dispatch import Backend
-from backbones.ops.routing.inputs import RoutedInputs
+
+
+class RoutedInputs(NamedTuple):
+    """Queries (B, R, t, D), keys and values (B, R, m, D + C), routed regions (B, R, k) and their factors or None."""
+
+    q: Tensor
+    kv: Tensor
+    index: Tensor
+    weight: Tensor | None
+    num_heads: int
+    scale: float
 
 
 class ReferenceRouting(Backend):
@@ -14,7 +26,7 @@ class ReferenceRouting(Backend):
 
     def run(self, inputs: RoutedInputs) -> Tensor:
         q, kv, index, weight, heads, scale = inputs
-        image = torch.arange(len(q), device=q.device).view(-1, 1, 1)
+        image = torch.arange(q.shape[0], device=q.device).view(-1, 1, 1)
         routed = kv[image, index]  # (B, R, k, m, D + C)
         if weight is not None:
             routed = routed * weight[..., None, None]

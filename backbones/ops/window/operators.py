@@ -10,8 +10,8 @@ from timm.layers import register_notrace_function
 from torch import Tensor
 
 from backbones.ops._dispatch import Operator
-from backbones.ops.attention.inputs import DenseInputs
 from backbones.ops.attention.operators import BACKENDS
+from backbones.ops.attention.reference import DenseInputs
 from backbones.ops.sizes import static_size
 
 WINDOW = Operator("window_attention", BACKENDS)

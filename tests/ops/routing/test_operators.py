@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backbones.ops._dispatch import explain, use_backend
-from backbones.ops.routing import chunked, dense, routed_attention
+from backbones.ops.routing import chunked, products, routed_attention
 
 BACKENDS = ["dense", "chunked", "gathered"]
 HEADS, DIM, WIDTH = 2, 4, 6
@@ -92,7 +92,7 @@ def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend(3) == "dense"
     assert backend(2) == "chunked", "most regions would be masked"
     assert backend(3, backend="gathered") == "gathered"
-    monkeypatch.setattr(dense, "MOST_TOKENS", 40)
+    monkeypatch.setattr(products, "MOST_TOKENS", 40)
     assert backend(3) == "chunked" and backend(1) == "gathered"
     with use_backend("reference"):
         assert backend(3) == "reference"
