@@ -22,7 +22,7 @@ def count_parameters(model: nn.Module) -> int:
 
 @contextmanager
 def counting() -> Iterator[FlopCounterMode]:
-    """Count the multiply-adds of what runs inside the block, twice each; neighborhood attention without its padding."""
+    """Count the multiply-adds of what runs inside the block, twice each; operators by their definition."""
     with torch.no_grad(), use_backend("reference"), FlopCounterMode(display=False) as counter:
         yield counter
 
@@ -30,8 +30,8 @@ def counting() -> Iterator[FlopCounterMode]:
 def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     """Multiply-adds of one image's forward pass in eval mode: convolutions, linears and attention products.
 
-    Runs a copy on the meta device, so nothing is computed. Neighborhood attention counts its K x K keys a query, not
-    what the padding of its tiles adds.
+    Runs a copy on the meta device, so nothing is computed. Neighborhood attention counts its K x K keys a query and
+    routed attention the tokens of its routed regions, not what padding or masks add.
 
     Args:
         model: Any image model.

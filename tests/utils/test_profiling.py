@@ -1,5 +1,6 @@
 """Costs against closed forms."""
 
+import pytest
 import timm
 from torch import nn
 
@@ -34,8 +35,9 @@ def test_neighborhood_attention_counts_its_window_only():
     assert count_macs(Map(), (32, 30, 40)) == projections + products
 
 
-def test_published_model():
-    assert abs(count_macs(timm.create_model("nat_m", device="meta"), (3, 224, 224)) / 1e9 - 2.7) < 0.05
+@pytest.mark.parametrize(("name", "published"), [("nat_m", 2.7), ("biformer_s", 4.5)])
+def test_published_model(name, published):
+    assert abs(count_macs(timm.create_model(name, device="meta"), (3, 224, 224)) / 1e9 - published) < 0.05
 
 
 def test_traffic_counts_what_goes_through_memory():
