@@ -97,13 +97,14 @@ class DenseBackbone(nn.Module):
                 raise ValueError(f"{self.name} has no gradient checkpointing: leave out grad_checkpointing")
             self.trunk.set_grad_checkpointing()
         last = self.out_indices[-1]
+        trunk_norms = self.model.trunk_norms if self._ours else ()
         if self._ours and _norms_stages(self.model):
             for stage in self.model.stages:
                 stage.norm.eps = form.eps
             out_norm = None if out_norm == "layer" else out_norm
         self.out_norms = nn.ModuleList(
             OUT_NORMS[out_norm](info[i]["num_chs"], eps=form.eps, **dd)
-            if out_norm and (i in self.out_indices or (i in form.trunk_norms and i < last))
+            if out_norm and (i in self.out_indices or (i in trunk_norms and i < last))
             else nn.Identity()
             for i in range(last + 1)
         )

@@ -71,8 +71,6 @@ class DenseForm:
         keys: Regex of the output norms in the authors' dense checkpoints; group 1 is the output's index, where
             `Family.key_map` does not already call them `out_norms.<index>`.
         eps: Epsilon of those norms, and of `Stage.norm` in dense models.
-        trunk_norms: Indices of outputs whose norm also feeds the next stage, so that it is there even where the output
-            is not returned.
         args: Constructor arguments that differ from the classifiers'.
         only: Regex of the model's keys that belong to `forward_dense` alone, so that no ImageNet file has them.
     """
@@ -80,7 +78,6 @@ class DenseForm:
     norm: str | None = "layer"
     keys: str | None = None
     eps: float = 1e-5
-    trunk_norms: Sequence[int] = ()
     args: Mapping[str, Any] = field(default_factory=dict)
     only: str | None = None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from timm.layers import get_device_dtype
-from timm.models import checkpoint_seq
+from timm.models import checkpoint
 from torch import nn
 
 from backbones._compat import MATCH_PREV_GROUP, feature_take_indices
@@ -17,7 +18,12 @@ class Stage(nn.Module):
 
     `norm` (or nothing) is applied by the model: to what goes on to the next stage, to the head and to dense predictors,
     but not to intermediate maps.
+
+    A state may go from stage to stage beside the map: a stage with `gives_state` returns `(map, state)`, and one with
+    `takes_state` is called with `(map, state)`, the state being the last one given.
     """
+
+    takes_state = gives_state = False
 
     def __init__(
         self, blocks: Sequence[nn.Module], downsample: nn.Module | None = None, norm: nn.Module | None = None
@@ -29,28 +35,37 @@ class Stage(nn.Module):
         self.norm = norm if norm is not None else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
+        return self.run_blocks(self.downsample(x))
+
+    def run_blocks(self, x: torch.Tensor, *shared: torch.Tensor) -> torch.Tensor:
+        """The blocks in a row, each called with its input and what they all share."""
+        if not (shared or self.grad_checkpointing):
+            return self.blocks(x)
+        for block in self.blocks:
+            x = checkpoint(block, x, *shared) if self.grad_checkpointing else block(x, *shared)
+        return x
 
 
 class HierarchicalModel(nn.Module):
     """A backbone of stages, and everything that timm and dense predictors ask of one.
 
-    A family builds its parts and hands them over; it overrides `forward_stages` only where more than one feature map
-    crosses a stage boundary, and `_init_weights` where its paper initialises differently.
+    A family builds its parts and hands them over; it overrides `_init_weights` where its paper initialises differently.
 
     Args:
         stem: `(B, in_chans, H, W)` to the first stage's input.
-        stages: Modules from map to map, each with `grad_checkpointing` and `norm` (see `Stage`).
+        stages: See `Stage`; a module of several of them needs its attributes `norm`, `takes_state` and `gives_state`.
         dims: Channels of each stage's output.
         reductions: Stride of each stage's output with respect to the image.
         norm: Final norm, applied to the last map before pooling; None where the head or every stage normalises.
         head: A timm classifier head (`ClassifierHead`, `NormMlpClassifierHead`) or one with their interface.
         num_classes: Classes of the head, 0 for none.
         in_chans: Image channels.
+
+    Attributes:
+        trunk_norms: Indices of the outputs whose norm in the authors' dense models also feeds the next stage.
     """
+
+    trunk_norms: Sequence[int] = ()
 
     def __init__(
         self,
@@ -112,8 +127,16 @@ class HierarchicalModel(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that the authors do not decay on ImageNet, beyond biases and vectors; here none."""
-        return set()
+        """Names of parameters that the authors do not decay on ImageNet, beyond biases and vectors.
+
+        They are what modules say by a `no_weight_decay` of their own.
+        """
+        return {
+            f"{name}.{parameter}"
+            for name, module in self.named_modules()
+            if module is not self and hasattr(module, "no_weight_decay")
+            for parameter in module.no_weight_decay()
+        }
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
@@ -133,8 +156,9 @@ class HierarchicalModel(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block's activations in the backward pass instead of keeping them."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+        for module in self.stages.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -161,20 +185,35 @@ class HierarchicalModel(nn.Module):
 
         They are raw, or through `Stage.norm` where `normed`.
         """
-        outputs = []
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for i, stage in enumerate(self.stages[:count]):
-            if i and not normed:
-                x = self.stages[i - 1].norm(x)
-            x = stage(x)
-            if normed:
-                x = stage.norm(x)
-            outputs.append(x)
-        return outputs
+        return self._run(x, count, [lambda m: m] * len(self.stages) if normed else None)[0]
 
     def forward_dense(self, x: torch.Tensor, norms: Sequence[nn.Module]) -> list[torch.Tensor]:
         """Outputs of the first `len(norms)` stages, each through the norm of its stage and its own output norm."""
-        return [norm(output) for norm, output in zip(norms, self.forward_stages(x, len(norms), normed=True))]
+        return self._run(x, len(norms), norms)[0]
+
+    def _run(
+        self,
+        x: torch.Tensor,
+        count: int | None = None,
+        norms: Sequence[Callable[[torch.Tensor], torch.Tensor]] | None = None,
+    ) -> tuple[list[torch.Tensor], Any]:
+        """Outputs of the first `count` stages, raw or as in `forward_dense` where there are `norms`; and the state."""
+        outputs, state = [], None
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for i, stage in enumerate(self.stages[:count]):
+            if i and norms is None:
+                x = self.stages[i - 1].norm(x)
+            x = stage(x, state) if stage.takes_state else stage(x)
+            if stage.gives_state:
+                x, state = x
+            if norms is None:
+                outputs.append(x)
+                continue
+            x = stage.norm(x)
+            outputs.append(norms[i](x))
+            if i in self.trunk_norms:
+                x = outputs[i]
+        return outputs, state
 
     def _norm_last(self, x: torch.Tensor) -> torch.Tensor:
         """The last stage's output as the head takes it."""

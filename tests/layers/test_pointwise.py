@@ -12,8 +12,9 @@ from backbones.layers.conv.basic import ConvMlp, DepthwiseMlp, ResidualDepthwise
 from backbones.layers.conv.large_kernel import GatedLargeKernelAttention
 from backbones.layers.conv.mbconv import MBConv
 from backbones.layers.pointwise import GELUTanh, Linear, Mlp
-from backbones.models import emov2, maxvit
-from backbones.models.transxnet import MultiScaleMlp, SqueezedTokenEnhancer
+from backbones.models.emov2 import model as emov2
+from backbones.models.maxvit import model as maxvit
+from backbones.models.transxnet.model import MultiScaleMlp, SqueezedTokenEnhancer
 from backbones.ops import chunks, onednn
 
 SHAPES = [(3, 16), (2, 5, 16), (2, 5, 7, 16), (1, 1, 1, 16)]

@@ -10,7 +10,7 @@ from torch import nn
 from backbones.checkpoints import WeightsError
 from backbones.layers.attention.hybrid import HybridWindowAttention
 from backbones.models import list_models
-from backbones.models.emov2 import InvertedResidual
+from backbones.models.emov2.model import InvertedResidual
 
 from .zoo import UNPUBLISHED, image, stir, tiny
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.export import Dim
 
-from backbones.models.nat import resolve_dilations
+from backbones.models.nat.model import resolve_dilations
 from tests.models.zoo import image, tiny
 
 

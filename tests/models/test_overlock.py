@@ -105,10 +105,10 @@ def test_context_reaches_the_last_stage():
     model, x = trained(), image(96, 96).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         expected = model.forward_features(x)
-        x, context, _ = model.stages[2](model.stages[1](model.stages[0](model.stem(x))))
-        final = model.stages[3](x, context)
+        x, (context, overview) = model.stages[2](model.stages[1](model.stages[0](model.stem(x))))
+        final = model.stages[3](x, (context, overview))
         assert torch.equal(final, expected)
-        assert not torch.allclose(model.stages[3](x, context.flip(3)), final)
+        assert not torch.allclose(model.stages[3](x, (context.flip(3), overview)), final)
         assert context.shape == (2, 16, 3, 3) and x.shape == (2, 80, 6, 6) and final.shape == (2, 80, 3, 3)
 
 
@@ -161,8 +161,8 @@ def test_dense_stage_three_starts_from_the_normed_map():
     outputs = model.forward_dense(x, norms)
     first = model.stages[0](model.stem(x))
     second = norms[1](model.stages[1](first))
-    joined, context, overview = model.stages[2](second)
-    last = norms[3](model.stages[3](joined, context)) + model.overview_proj(model.overview_norm(overview))
+    joined, (context, overview) = model.stages[2](second)
+    last = norms[3](model.stages[3](joined, (context, overview))) + model.overview_proj(model.overview_norm(overview))
     for got, expected in zip(outputs, (norms[0](first), second, norms[2](joined), last), strict=True):
         torch.testing.assert_close(got, expected)
     assert len(model.forward_dense(x, norms[:3])) == 3

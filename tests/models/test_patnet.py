@@ -8,7 +8,7 @@ from torch import nn
 
 from backbones.layers.attention.relpos import DistanceBias2d
 from backbones.models import family_of, list_models
-from backbones.models.patnet import ChannelGate, NormedAttention, PositionGate
+from backbones.models.patnet.model import ChannelGate, NormedAttention, PositionGate
 
 from .zoo import full_size, image, stir, tiny
 

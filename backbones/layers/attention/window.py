@@ -50,6 +50,10 @@ class WindowAttention(nn.Module):
         self.rel_pos = RelativePositionBias2d(num_heads, self.window_size, **dd) if rel_pos_bias else None
         self.proj = Linear(dim, dim, **dd)
 
+    def no_weight_decay(self) -> set[str]:
+        """The bias table."""
+        return set() if self.rel_pos is None else {"rel_pos.relative_position_bias_table"}
+
     def set_window_size(self, window_size: int | tuple[int, int]) -> None:
         """Change the window, and resize the bias table to it."""
         self.window_size = to_2tuple(window_size)

@@ -1,6 +1,6 @@
 """MaxViT: multi-axis vision transformer."""
 
 from backbones.models.maxvit import weights
-from backbones.models.maxvit.model import MaxViT, MaxViTBlock
+from backbones.models.maxvit.model import MaxViT
 
-__all__ = ["MaxViT", "MaxViTBlock", "weights"]
+__all__ = ["MaxViT", "weights"]

@@ -177,15 +177,6 @@ class MaxViT(HierarchicalModel):
         elif isinstance(module, RelativePositionBias2d):
             nn.init.normal_(module.relative_position_bias_table, std=0.02)
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """The bias tables."""
-        return {
-            f"{name}.relative_position_bias_table"
-            for name, module in self.named_modules()
-            if isinstance(module, RelativePositionBias2d)
-        }
-
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, window_size: int | tuple[int, int] | None = None
     ) -> None:

@@ -1,6 +1,6 @@
 """NAT and DiNAT: neighborhood attention transformers."""
 
 from backbones.models.nat import weights
-from backbones.models.nat.model import DILATIONS, NAT, resolve_dilations
+from backbones.models.nat.model import NAT
 
-__all__ = ["DILATIONS", "NAT", "resolve_dilations", "weights"]
+__all__ = ["NAT", "weights"]

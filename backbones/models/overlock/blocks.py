@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
-from timm.models import checkpoint
 from torch import nn
 
 from backbones.layers.conv.basic import ConvMlp, ConvNorm, ResidualDepthwiseConv
@@ -144,16 +143,12 @@ class FocusBlock(nn.Module):
 
 
 class FocusStage(Stage):
-    """Focus blocks in a row, all with one reference context."""
+    """Focus blocks in a row, all with one reference context, which is the first map of the state."""
 
-    def forward(self, x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        x = self.downsample(x)
-        for block in self.blocks:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, reference)
-            else:
-                x = block(x, reference)
-        return x
+    takes_state = True
+
+    def forward(self, x: torch.Tensor, state: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return self.run_blocks(self.downsample(x), state[0])
 
 
 class JointDownsample(nn.Module):
@@ -178,7 +173,11 @@ class OverviewStage(nn.Module):
         overview: Downsampling to stride 32 and base blocks.
         context_proj: Overview map to context.
         focus: Focus blocks on [base map, context].
+
+    Maps the stride-8 map to the joined stride-16 map and the state: the context and the overview map, both stride 32.
     """
+
+    takes_state, gives_state = False, True
 
     def __init__(self, base: Stage, overview: Stage, context_proj: nn.Module, focus: FocusStage) -> None:
         super().__init__()
@@ -190,13 +189,12 @@ class OverviewStage(nn.Module):
         self.focus = focus
         self.norm = nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Stride-8 map to the joined stride-16 map, the stride-32 context and the stride-32 overview map."""
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         x = self.base(x)
         overview = self.overview(x)
         context = self.context_proj(overview)
         reference = F.interpolate(context, size=x.shape[2:], mode="bilinear")
-        return self.focus(torch.cat([x, reference], dim=1), reference), context, overview
+        return self.focus(torch.cat([x, reference], dim=1), (reference,)), (context, overview)
 
 
 class AuxHead(nn.Module):

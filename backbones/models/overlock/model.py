@@ -5,9 +5,8 @@
   blocks reads the context twice: as further channels, and as the keys of a dynamic convolution (ContMix).
 - Large depthwise kernels train as a sum of dilated branches and merge to one convolution (`reparameterize`).
 
-This is the one family in which a second map crosses a stage boundary: stage 3 (stride 16) hands its map and the
-context to stage 4. A focus block's map is the pair [features, context] joined on channels, and so are the outputs of
-both stages.
+Stage 3 (stride 16) gives its map and, as the state, the context and the overview map to stage 4. A focus block's map is
+the pair [features, context] joined on channels, and so are the outputs of both stages.
 
 Differences from the paper: the layer scales sit on the shortcuts and have a bias; dense models feed stage 3 with the
 normed stride-8 output; the published parameter counts are those of the merged form; tables of position bias, layer
@@ -64,6 +63,8 @@ class OverLoCK(HierarchicalModel):
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
     """
+
+    trunk_norms = (1,)
 
     def __init__(
         self,
@@ -178,13 +179,6 @@ class OverLoCK(HierarchicalModel):
             "focus4": [(r"^stages\.3\.downsample", (0,)), (r"^stages\.3\.blocks\.(\d+)", None)],
         }
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute every block's activations in the backward pass instead of keeping them."""
-        for module in self.stages.modules():
-            if isinstance(module, Stage):
-                module.grad_checkpointing = enable
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
         """Replace the classifier, and that of the auxiliary head where there is one; see `HierarchicalModel`."""
         super().reset_classifier(num_classes, global_pool, reset_other)
@@ -195,38 +189,16 @@ class OverLoCK(HierarchicalModel):
         self.with_aux_head = False
         self.overview_norm = self.overview_proj = None
 
-    def _run(
-        self, x: torch.Tensor, count: int | None = None, norms: Sequence[nn.Module] | None = None
-    ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """Outputs of the first `count` stages (normed where `norms` are given), and the overview map if reached."""
-        outputs, context, overview = [], None, None
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for i, stage in enumerate(self.stages[:count]):
-            if i == 2:
-                x, context, overview = stage(x)
-            elif i == 3:
-                x = stage(x, context)
-            else:
-                x = stage(x)
-            outputs.append(x if norms is None else norms[i](stage.norm(x)))
-            if i == 1 and norms is not None:
-                x = outputs[1]  # published dense models go on from the normed stride-8 output
-            elif i < 3:
-                x = stage.norm(x)
-        return outputs, overview
-
-    def forward_stages(self, x: torch.Tensor, count: int | None = None) -> list[torch.Tensor]:
-        return self._run(x, count)[0]
-
     def forward_dense(self, x: torch.Tensor, norms: Sequence[nn.Module]) -> list[torch.Tensor]:
-        """As `HierarchicalModel.forward_dense`, but stage 3 is fed with the normed output of stage 2, as published."""
-        outputs, overview = self._run(x, len(norms), norms)
+        """As in every model, with the overview map added to the last output where the model has `overview_out`."""
+        outputs, state = self._run(x, len(norms), norms)
         if self.overview_proj is not None and len(outputs) == 4:
+            _, overview = state
             outputs[3] = outputs[3] + self.overview_proj(self.overview_norm(overview))
         return outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if self.aux_head is None or not self.training:
             return super().forward(x)
-        outputs, overview = self._run(x)
-        return self.forward_head(self.norm(outputs[-1])), self.aux_head(overview)
+        outputs, (_, overview) = self._run(x)
+        return self.forward_head(self._norm_last(outputs[-1])), self.aux_head(overview)

@@ -139,9 +139,7 @@ register_family(
         origin_url="https://github.com/LMMMEng/OverLoCK",
         license="apache-2.0",
         key_map=_KEYS,
-        dense=DenseForm(
-            keys=r"^extra_norm\.([0-3])\.", eps=NORM_EPS, trunk_norms=(1,), only=r"^overview_(norm|proj)\."
-        ),
+        dense=DenseForm(keys=r"^extra_norm\.([0-3])\.", eps=NORM_EPS, only=r"^overview_(norm|proj)\."),
         convert=_convert,
         complete={"aux_head": True},
         tiny={

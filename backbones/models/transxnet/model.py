@@ -24,7 +24,6 @@ from timm.layers import (
     register_notrace_module,
     to_2tuple,
 )
-from timm.models import checkpoint
 from torch import nn
 
 from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
@@ -153,13 +152,7 @@ class TransXStage(Stage):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.downsample(x)
-        bias = self.attn_bias(x)
-        for block in self.blocks:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, bias)
-            else:
-                x = block(x, bias)
-        return x
+        return self.run_blocks(x, self.attn_bias(x))
 
 
 class TransXNet(HierarchicalModel):

@@ -1,6 +1,6 @@
 """VAN: visual attention network."""
 
 from backbones.models.van import weights
-from backbones.models.van.model import VAN, VANBlock
+from backbones.models.van.model import VAN
 
-__all__ = ["VAN", "VANBlock", "weights"]
+__all__ = ["VAN", "weights"]
