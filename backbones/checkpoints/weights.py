@@ -21,6 +21,7 @@ from backbones.checkpoints.store import Store, file_sha256, storing
 from backbones.models import family_of
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 
 
@@ -206,9 +207,9 @@ def convert_file(path: str | Path, name: str, store: Store | None = None) -> Pat
 def pretrained_args(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What an entry point hands to timm's model builder for `pretrained=True`.
 
-    The store's file takes the place of the tag's address. Files, those of the caller too, are read here rather than by
-    timm, so that damaged ones are told in a sentence. Other sources that the caller names (a state dict, an address or
-    a hub repository in `pretrained_cfg` or its overlay) are left to timm.
+    The store's file takes the place of the tag's address. Files, those of the caller and of a `local-dir:` too, are
+    read here rather than by timm, so that damaged ones are told in a sentence. Other sources that the caller names (a
+    state dict, an address or a hub repository in `pretrained_cfg` or its overlay) are left to timm.
 
     Args:
         name: Model without tag.
@@ -229,6 +230,11 @@ def pretrained_args(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
             overlay.setdefault("num_classes", store.record(path.stem).num_classes)
     elif cfg.file and not cfg.state_dict and not cfg.source:
         file = str(cfg.file)
+    elif cfg.source == "local-dir":
+        path = next((path for name in _HUB_FILES if (path := Path(cfg.file, name)).is_file()), None)
+        if path is not None:
+            overlay |= {"source": "", "file": str(path)}
+            file = str(path)
     if file is not None:
         overlay["state_dict"] = {"file": file}  # keeps timm from reading it; the filter does
     head_dropped = bool(kwargs.get("features_only"))

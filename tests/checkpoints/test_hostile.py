@@ -14,6 +14,7 @@ import torch
 
 from backbones.checkpoints import Store, WeightsError, load_into
 from backbones.checkpoints.cli import main
+from backbones.models import family_of
 from backbones.train.evaluation.models import ModelError, load_model
 from tests.checkpoints.hostile import hostile, mutated, torch_file
 from tests.checkpoints.zoo import TINY_NAME, publish, tiny_state
@@ -76,6 +77,20 @@ def export(path: Path) -> None:
     command("export", path.with_suffix(".export"), "--model", "nat_m", "--checkpoint", path)
 
 
+def local_folder(path: Path) -> None:
+    """The file in a folder of the Hugging Face Hub's layout."""
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    name = "model.safetensors" if path.read_bytes()[8:9] == b"{" else "pytorch_model.bin"
+    (folder / name).write_bytes(path.read_bytes())
+    config = {"architecture": "nat_m", "pretrained_cfg": {}, "model_args": dict(family_of("nat_m").tiny)}
+    (folder / "config.json").write_text(json.dumps(config))
+    try:
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+    finally:
+        (folder / name).unlink()
+
+
 #: What a file may be given to.
 DOORS: dict[str, Callable[[Path], None]] = {
     "create": create,
@@ -89,6 +104,7 @@ DOORS: dict[str, Callable[[Path], None]] = {
     "export": export,
     "diff --model": lambda path: command("diff", path.with_name("good.pth"), path, "--model", "nat_m"),
     "store": put_into_the_store,
+    "local-dir": local_folder,
     "load_into": lambda path: load_into(timm.create_model("nat_m"), path),
 }
 

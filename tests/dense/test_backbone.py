@@ -72,13 +72,6 @@ def detector_file(path: Path, detector: nn.Module, backbone: dict[str, torch.Ten
 # ------------------------------------------------------------------------------------------------------------ fixtures
 
 
-def test_every_dense_fixture_is_tested():
-    tested = {case.path for case in DENSE} | {MAXVIT}
-    assert {f.relative_to(FIXTURES).as_posix() for f in FIXTURES.glob("*/*-dense*.json.gz")} <= {
-        f"{path}.json.gz" for path in tested
-    }
-
-
 @pytest.mark.parametrize(
     "case",
     [pytest.param(case, id=str(case), marks=() if case in SMALLEST else pytest.mark.extra) for case in DENSE],
