@@ -2,7 +2,7 @@
 
 from backbones.checkpoints.convert import load_into, renamed
 from backbones.checkpoints.errors import WeightsError
-from backbones.checkpoints.identify import Candidate, identify
+from backbones.checkpoints.identification import Candidate, identify
 from backbones.checkpoints.reading import averaged, read_checkpoint, tensors_of
 from backbones.checkpoints.store import Record, Store
 from backbones.checkpoints.weights import convert_file, get, load, locate, pretrained_args

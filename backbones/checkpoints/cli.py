@@ -17,7 +17,7 @@ from backbones.checkpoints.convert import CONVERSION_ERRORS, Entry, entry
 from backbones.checkpoints.diff import diff
 from backbones.checkpoints.errors import WeightsError
 from backbones.checkpoints.export import export
-from backbones.checkpoints.identify import identify
+from backbones.checkpoints.identification import identify
 from backbones.checkpoints.reading import first_line, read_checkpoint, shown, tensors_of
 from backbones.checkpoints.store import ENVIRONMENT, Store, default_folder
 from backbones.checkpoints.table import in_store, readme, rows

@@ -167,7 +167,7 @@ def fitted(
 
 def _likeliest(tensors: Mapping[str, torch.Tensor], source: str, name: str) -> str:
     """What the file is, in words; `name` is what it was taken for."""
-    from backbones.checkpoints.identify import describe, identify  # which builds on this module
+    from backbones.checkpoints.identification import describe, identify  # which builds on this module
 
     found = identify(tensors, source)
     if any((one.name.partition(".")[0], one.score) == (name, 1.0) for one in found):

@@ -13,7 +13,7 @@ from torch import nn
 
 from backbones.checkpoints import WeightsError, identify, read_checkpoint
 from backbones.checkpoints.convert import fitted_dense, tensors_of
-from backbones.checkpoints.identify import describe
+from backbones.checkpoints.identification import describe
 from backbones.checkpoints.report import record_loading
 from backbones.dense.checkpoint import local_file
 from backbones.dense.register import MODELS

@@ -91,7 +91,7 @@ class Family:
         variants: Model name to `Variant`.
         paper_name, paper_ids, origin_url, license: As in timm's pretrained cfg; `license` is that of the weights.
         key_map: `(regex, replacement)` pairs, applied in order to every key of an authors' checkpoint. Our own keys
-            must pass through unchanged.
+            must pass through unchanged. A classifier that is called `head` needs no pair.
         drop_keys: Regex of authors' keys that hold computed buffers.
         dense: The authors' dense models.
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
@@ -156,7 +156,7 @@ class Family:
                 continue
             for pattern, replacement in self.key_map:
                 key = re.sub(pattern, replacement, key)
-            out[key] = value
+            out[re.sub(r"^head\.(weight|bias)$", rf"{self.classifier}.\1", key)] = value
         return out
 
     def convert_checkpoint(self, state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:

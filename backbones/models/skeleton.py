@@ -61,10 +61,19 @@ class HierarchicalModel(nn.Module):
         num_classes: Classes of the head, 0 for none.
         in_chans: Image channels.
 
+    The constructors of all families also take these, by default for a classifier of ImageNet-1K:
+
+    - `global_pool`: Pooling before the classifier (the head), "" for none.
+    - `drop_rate`: Dropout before the classifier.
+    - `drop_path_rate`: Stochastic depth of the last block; rises linearly from 0.
+    - `device`, `dtype`: Of the parameters, as in `torch.nn`.
+
     Attributes:
+        normal_layers: Layers whose weights start from a truncated normal distribution, standard deviation 0.02.
         trunk_norms: Indices of the outputs whose norm in the authors' dense models also feeds the next stage.
     """
 
+    normal_layers: tuple[type[nn.Module], ...] = (nn.Linear,)
     trunk_norms: Sequence[int] = ()
 
     def __init__(
@@ -117,8 +126,8 @@ class HierarchicalModel(nn.Module):
         """Nothing to do: index tables and masks are cached functions of sizes, never buffers."""
 
     def _init_weights(self, module: nn.Module, name: str) -> None:
-        """Initialise the parameters that `module` itself holds; by default, linears with truncated normal 0.02."""
-        if isinstance(module, nn.Linear):
+        """Initialise the parameters that `module` itself holds; by default, `normal_layers`."""
+        if isinstance(module, self.normal_layers):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

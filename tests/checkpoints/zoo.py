@@ -5,17 +5,15 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 
+from backbones.checkpoints import identification
 from backbones.models import family_of
 from tests.parity.cases import cases, published
-
-identify = import_module("backbones.checkpoints.identify")  # the module, which its function hides in the package
 
 #: Fixture with the layout of a published classifier's, or dense backbone's, file: its model.
 CLASSIFIERS, DENSE = published("classifier"), published("dense")
@@ -32,7 +30,7 @@ def publish(monkeypatch, url: str | None, name: str = TINY_NAME, **changes: Any)
     family = family_of(model)
     weights = family.variants[model].weights
     for cached in ("_layouts", "_patterns"):  # what is known of the models' shapes holds for this test only
-        monkeypatch.setattr(identify, cached, cache(getattr(identify, cached).__wrapped__))
+        monkeypatch.setattr(identification, cached, cache(getattr(identification, cached).__wrapped__))
     monkeypatch.setitem(weights, tag, replace(weights[tag], url=url, args=dict(family.tiny), **changes))
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates
@@ -23,6 +24,7 @@ from torch import nn
 from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.attention.routing import BiLevelRoutingAttention
 from backbones.layers.block import MixerBlock
+from backbones.layers.conv.basic import ConvNorm
 from backbones.models.skeleton import HierarchicalModel, Stage
 
 HEAD_DIM = 32  # of routed attention
@@ -57,12 +59,6 @@ def _conv_stem(in_chans: int, dim: int, **dd) -> nn.Module:
     )
 
 
-def _conv_downsample(in_dim: int, dim: int, **dd) -> nn.Module:
-    """3x3 stride-2 convolution, BatchNorm."""
-    conv = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, **dd)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim, **dd)))
-
-
 def _patch_stem(in_chans: int, dim: int, **dd) -> nn.Module:
     """4x4 patches, BatchNorm."""
     conv = nn.Conv2d(in_chans, dim, 4, stride=4, **dd)
@@ -79,9 +75,6 @@ class BiFormer(HierarchicalModel):
     """BiFormer in its published layouts.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier.
         dims: Channels of the four stages; multiples of 32 where attention is routed, of 8 where it is global.
         depths: Blocks of the four stages.
         layout: "conv" (T, S, B: overlapping convolutions, a depthwise convolution before each block) or "patch" (STL).
@@ -91,8 +84,7 @@ class BiFormer(HierarchicalModel):
             (see `BiLevelRoutingAttention`).
         global_lepe: What the depthwise convolution of global attention reads, "x" or "v".
         mlp_ratio: Hidden width of the MLPs over the channels.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
 
     Raises:
         ValueError: Unknown layout, or sizes that do not fit.
@@ -118,9 +110,10 @@ class BiFormer(HierarchicalModel):
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         if layout == "conv":
-            stem, downsample, block = _conv_stem, _conv_downsample, BiFormerBlock
+            stem, block = _conv_stem, BiFormerBlock
+            downsample = partial(ConvNorm, kernel_size=3, stride=2, bias=True)
         elif layout == "patch":
-            stem, downsample, block = _patch_stem, _patch_downsample, MixerBlock
+            stem, block, downsample = _patch_stem, MixerBlock, _patch_downsample
         else:
             raise ValueError(f'layout must be "conv" or "patch", not {layout!r}')
 

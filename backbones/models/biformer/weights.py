@@ -46,7 +46,6 @@ _KEYS = (
     (r"\.attn\.(?:wo|output_linear)\.", ".attn.proj."),
     (r"\.mlp\.0\.", ".mlp.fc1."),
     (r"\.mlp\.[23]\.", ".mlp.fc2."),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 _CONV_KEYS = (
     (r"^downsample_layers\.0\.3\.", "stem.conv2."),

@@ -123,12 +123,9 @@ class InvertedResidual(nn.Module):
 
 
 class EMOv2(HierarchicalModel):
-    """EMOv2 and EMO v1 in their published sizes.
+    """EMOv2 and EMO v1 in their published sizes. The first block of a stage has no shortcut, so never stochastic depth.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier.
         dims: Channels of the four stages.
         depths: Blocks of the four stages.
         exp_ratios: Width of the expansion over the channels in; that of each stage's first block is twice as large.
@@ -138,8 +135,7 @@ class EMOv2(HierarchicalModel):
         kernel_sizes: Side of the depthwise convolutions, one number a stage.
         close: Add close to remote attention (EMOv2); False for EMO v1.
         layer_scale: Initial value of the layer scales.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0. A stage's first block has none.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
 
     Raises:
         ValueError: Channels that the heads do not fit.

@@ -24,7 +24,6 @@ _KEYS = (
     (r"\.eops\.0\.(qk|v)\.conv\.", r".expand.\1."),
     (r"\.conv_local\.", ".dwconv."),
     (r"\.proj\.conv\.", ".proj."),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 _FLAT = re.compile(r"\.expand\.(qk|v)\.weight$|\.ls\.gamma$")
 
@@ -43,37 +42,18 @@ _DATA = "https://github.com/zhangzjn/data"
 _UNPUBLISHED = {"in1k": Weights(notes=("the authors publish neither a file nor an accuracy",))}
 _DISTILLED = "distilled from TResNet-L v2"
 _STRONGER = "trained with a stronger recipe that is not published"
-_SIZES: dict[str, dict[str, Sequence]] = {
-    "1m": {
-        "dims": (32, 48, 80, 180),
-        "depths": (2, 2, 8, 3),
-        "exp_ratios": (2.0, 2.5, 3.0, 3.5),
-        "head_dims": (16, 16, 20, 20),
-    },
-    "2m": {
-        "dims": (32, 48, 120, 200),
-        "depths": (3, 3, 9, 3),
-        "exp_ratios": (2.0, 2.5, 3.0, 3.5),
-        "head_dims": (16, 16, 20, 20),
-    },
-    "5m": {
-        "dims": (48, 72, 160, 288),
-        "depths": (3, 3, 9, 3),
-        "exp_ratios": (2.0, 3.0, 4.0, 4.0),
-        "head_dims": (16, 24, 32, 32),
-    },
-    "20m": {
-        "dims": (64, 128, 320, 448),
-        "depths": (3, 3, 13, 3),
-        "exp_ratios": (2.0, 3.0, 4.0, 4.0),
-        "head_dims": (16, 32, 32, 32),
-    },
-    "50m": {
-        "dims": (64, 128, 384, 512),
-        "depths": (5, 8, 20, 7),
-        "exp_ratios": (2.0, 3.0, 4.0, 4.0),
-        "head_dims": (16, 32, 32, 32),
-    },
+
+
+def _size(dims: Sequence[int], depths: Sequence[int], exp_ratios: Sequence[float], head_dims: Sequence[int]) -> dict:
+    return {"dims": dims, "depths": depths, "exp_ratios": exp_ratios, "head_dims": head_dims}
+
+
+_SIZES = {
+    "1m": _size((32, 48, 80, 180), (2, 2, 8, 3), (2.0, 2.5, 3.0, 3.5), (16, 16, 20, 20)),
+    "2m": _size((32, 48, 120, 200), (3, 3, 9, 3), (2.0, 2.5, 3.0, 3.5), (16, 16, 20, 20)),
+    "5m": _size((48, 72, 160, 288), (3, 3, 9, 3), (2.0, 3.0, 4.0, 4.0), (16, 24, 32, 32)),
+    "20m": _size((64, 128, 320, 448), (3, 3, 13, 3), (2.0, 3.0, 4.0, 4.0), (16, 32, 32, 32)),
+    "50m": _size((64, 128, 384, 512), (5, 8, 20, 7), (2.0, 3.0, 4.0, 4.0), (16, 32, 32, 32)),
 }
 
 

@@ -99,9 +99,6 @@ class MaxViT(HierarchicalModel):
     Takes images of any size. Where windows or grids do not divide a map, they are padded and the padding masked.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the head.
         stem_width: Channels of the stem.
         dims: Channels of the four stages; multiples of 32, the width of a head.
         depths: Blocks of the four stages.
@@ -110,8 +107,7 @@ class MaxViT(HierarchicalModel):
         mlp_ratio: Hidden width of the MLPs over the channels.
         expand_ratio: Inner width of MBConv over its output channels.
         se_ratio: Hidden width of squeeze-excite over MBConv's output channels.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
 
     Raises:
         ValueError: Widths that are no multiples of 32, or an image smaller than 32 pixels.

@@ -70,6 +70,15 @@ class ConvDownsample(nn.Module):
         return self.norm(self.reduction(x))
 
 
+def _padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """`(B, C, H, W)` zero-padded below and right to sides that `multiple` divides."""
+    pad_h, pad_w = -x.shape[2] % multiple, -x.shape[3] % multiple
+    # A symbolic padding is always applied, so that an exported program holds for every size.
+    if isinstance(pad_h, torch.SymInt) or isinstance(pad_w, torch.SymInt) or pad_h or pad_w:
+        x = F.pad(x, (0, pad_w, 0, pad_h))
+    return x
+
+
 @register_notrace_module
 class PatchEmbed(nn.Module):
     """Zero-pad right and bottom to a multiple of the patch, embed every patch, LayerNorm."""
@@ -81,11 +90,7 @@ class PatchEmbed(nn.Module):
         self.norm = LayerNorm2d(dim, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pad_h, pad_w = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
-        # A symbolic padding is always applied, so that an exported program holds for every size.
-        if isinstance(pad_h, torch.SymInt) or isinstance(pad_w, torch.SymInt) or pad_h or pad_w:
-            x = F.pad(x, (0, pad_w, 0, pad_h))
-        return self.norm(self.conv1(x))
+        return self.norm(self.conv1(_padded(x, self.patch_size)))
 
 
 @register_notrace_module
@@ -98,11 +103,7 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(4 * in_dim, dim, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pad_h, pad_w = x.shape[2] % 2, x.shape[3] % 2
-        # A symbolic padding is always applied, so that an exported program holds for every size.
-        if isinstance(pad_h, torch.SymInt) or isinstance(pad_w, torch.SymInt) or pad_h or pad_w:
-            x = F.pad(x, (0, pad_w, 0, pad_h))
-        x = x.permute(0, 2, 3, 1)
+        x = _padded(x, 2).permute(0, 2, 3, 1)
         x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
         return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
 
@@ -111,9 +112,6 @@ class NAT(HierarchicalModel):
     """Neighborhood attention transformer in its four published layouts.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier.
         dims: Channels of the four stages; multiples of 32, the width of a head.
         depths: Blocks of the four stages.
         layout: "conv" (NAT, DiNAT), "patch" (DiNAT_s) or "isotropic" (one map at stride 16, `dims` all equal).
@@ -121,8 +119,7 @@ class NAT(HierarchicalModel):
         dilations: Dilation of every block, stage by stage, or the name of a published setting in `DILATIONS`.
         mlp_ratio: Hidden width of the MLPs over the channels.
         layer_scale: Initial value of the layer scale, None for none.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
 
     Raises:
         ValueError: Unknown layout or dilation setting, or dilations that do not fit the depths.

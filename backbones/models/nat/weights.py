@@ -12,6 +12,7 @@ from backbones.models.registry import DenseForm, Family, Variant, Weights, regis
 _NAT_URL = "https://shi-labs.com/projects/nat/checkpoints/CLS"
 _DINAT_URL = "https://shi-labs.com/projects/dinat/checkpoints"
 _22K_FIRST = "pre-trained on ImageNet-22K"
+_AT_384 = {"input_size": 384, "crop_pct": 1.0}
 _UNSTATED = "the class count is not stated: the model takes that of the file"
 
 _COMMON = {
@@ -36,7 +37,6 @@ _KEYS = (
     (r"^(?:levels|layers)\.(\d+)\.downsample", _next_stage),
     (r"^(?:levels|layers)\.(\d+)\.blocks\.", r"stages.\1.blocks."),
     (r"\.gamma([12])$", r".ls\1.gamma"),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
 
@@ -51,6 +51,16 @@ def _file(path: str, top1: float | None = None, **kwargs) -> Weights:
 def _nat(name: str, dim: int, depth: int, mlp_ratio: float, layer_scale: float | None, top1: float) -> Variant:
     args = {"dims": _pyramid(dim), "depths": (3, 4, depth, 5), "mlp_ratio": mlp_ratio, "layer_scale": layer_scale}
     return Variant(args, {"in1k": Weights(f"{_NAT_URL}/nat_{name}.pth", top1=top1)})
+
+
+def _large(name: str, fine_tuned: str, *top1: float) -> dict[str, Weights]:
+    """Pre-trained on ImageNet-22K, then fine-tuned at 224 and 384."""
+    path, notes = f"imagenet1k/{fine_tuned}", (_22K_FIRST,)
+    return {
+        "in22k_ft_in1k": _file(f"{path}_224", top1[0], notes=notes),
+        "in22k_ft_in1k_384": _file(f"{path}_384", top1[1], **_AT_384, args={"dilations": "384"}, notes=notes),
+        "in22k": _file(f"imagenet22k/{name}_in22k_224", num_classes=None, notes=(_UNSTATED,)),
+    }
 
 
 def _dinat(dim: int, depth: int, mlp_ratio: float, weights: dict[str, Weights], **args) -> Variant:
@@ -112,23 +122,7 @@ register_family(
             "dinat_t": _dinat(64, 18, 3.0, {"in1k": _file("imagenet1k/dinat_tiny_in1k_224", 82.7)}),
             "dinat_s": _dinat(96, 18, 2.0, {"in1k": _file("imagenet1k/dinat_small_in1k_224", 83.8)}),
             "dinat_b": _dinat(128, 18, 2.0, {"in1k": _file("imagenet1k/dinat_base_in1k_224", 84.4)}, layer_scale=1e-5),
-            "dinat_l": _dinat(
-                192,
-                18,
-                2.0,
-                {
-                    "in22k_ft_in1k": _file("imagenet1k/dinat_large_in22k_in1k_224", 86.6, notes=(_22K_FIRST,)),
-                    "in22k_ft_in1k_384": _file(
-                        "imagenet1k/dinat_large_in22k_in1k_384",
-                        87.4,
-                        input_size=384,
-                        crop_pct=1.0,
-                        args={"dilations": "384"},
-                        notes=(_22K_FIRST,),
-                    ),
-                    "in22k": _file("imagenet22k/dinat_large_in22k_224", num_classes=None, notes=(_UNSTATED,)),
-                },
-            ),
+            "dinat_l": _dinat(192, 18, 2.0, _large("dinat_large", "dinat_large_in22k_in1k", 86.6, 87.4)),
             "dinat_l_11x11": _dinat(
                 192,
                 18,
@@ -137,8 +131,7 @@ register_family(
                     "in22k_ft_in1k_384": _file(
                         "imagenet1k/dinat_large_in22k_in1k_384_11x11",
                         87.5,
-                        input_size=384,
-                        crop_pct=1.0,
+                        **_AT_384,
                         notes=(_22K_FIRST,),
                     ),
                     "in22k": _file(
@@ -163,22 +156,7 @@ register_family(
             "dinat_s_t": _dinat_s(96, 6, {"in1k": _file("imagenet1k/dinat_s_tiny_in1k_224", 81.8)}),
             "dinat_s_s": _dinat_s(96, 18, {"in1k": _file("imagenet1k/dinat_s_small_in1k_224", 83.5)}),
             "dinat_s_b": _dinat_s(128, 18, {"in1k": _file("imagenet1k/dinat_s_base_in1k_224", 83.8)}),
-            "dinat_s_l": _dinat_s(
-                192,
-                18,
-                {
-                    "in22k_ft_in1k": _file("imagenet1k/dinat_s_large_in1k_224", 86.5, notes=(_22K_FIRST,)),
-                    "in22k_ft_in1k_384": _file(
-                        "imagenet1k/dinat_s_large_in1k_384",
-                        87.4,
-                        input_size=384,
-                        crop_pct=1.0,
-                        args={"dilations": "384"},
-                        notes=(_22K_FIRST,),
-                    ),
-                    "in22k": _file("imagenet22k/dinat_s_large_in22k_224", num_classes=None, notes=(_UNSTATED,)),
-                },
-            ),
+            "dinat_s_l": _dinat_s(192, 18, _large("dinat_s_large", "dinat_s_large_in1k", 86.5, 87.4)),
         },
     )
 )

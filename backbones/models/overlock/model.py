@@ -43,9 +43,6 @@ class OverLoCK(HierarchicalModel):
     """OverLoCK in its four published sizes.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier.
         dims: Channels of the base network's three stages and of the overview network; the context has a quarter of the
             last.
         depths: Blocks of the same.
@@ -60,11 +57,11 @@ class OverLoCK(HierarchicalModel):
             `(logits, aux_logits)`; the authors weight the second loss by 0.4.
         overview_out: Add the overview map, normed and projected, to the last output of `forward_dense`, as the
             published detectors do. Only `forward_dense` uses these layers.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
     """
 
     trunk_norms = (1,)
+    normal_layers = (nn.Conv2d, nn.Linear)
 
     def __init__(
         self,
@@ -147,12 +144,6 @@ class OverLoCK(HierarchicalModel):
         if self.with_aux_head and self.num_classes > 0:
             self.aux_head = AuxHead(self.overview_dim, self.num_classes, device=device, dtype=dtype)
             self._init_weights(self.aux_head.fc, "aux_head.fc")
-
-    def _init_weights(self, module: nn.Module, name: str) -> None:
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     def reparameterize(self) -> None:
         """Merge every large kernel with its branches, in place; for inference."""

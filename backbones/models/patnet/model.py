@@ -146,9 +146,6 @@ class PATNet(HierarchicalModel):
     """Partial visual attention network. Strided convolutions do not pad: odd sides lose their last row or column.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the head.
         dims: Channels of the four stages.
         depths: Blocks of the four stages.
         n_div: One in `n_div` channels is convolved.
@@ -159,10 +156,11 @@ class PATNet(HierarchicalModel):
         act_layer: Activation of MLPs and head.
         head_size: Hidden width of the head.
         layer_scale: Initial value of the layer scale, None for none.
-        drop_rate: Dropout before the classifier.
         attn_drop_rate: Dropout of attention weights and outputs; the authors train with 0.1.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
     """
+
+    normal_layers = (nn.Conv2d, nn.Linear)
 
     def __init__(
         self,
@@ -222,9 +220,3 @@ class PATNet(HierarchicalModel):
             num_classes=num_classes,
             in_chans=in_chans,
         )
-
-    def _init_weights(self, module: nn.Module, name: str) -> None:
-        if isinstance(module, nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-        else:
-            super()._init_weights(module, name)

@@ -34,7 +34,6 @@ _KEYS = (
     ),
     (_BLOCK + r"spatial_mixing\.attn\.", r"\1mixer.rest.attn."),
     (r"^avgpool_pre_head\.1\.", "head.conv."),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
     (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
 )
 

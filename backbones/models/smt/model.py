@@ -49,9 +49,6 @@ class SMT(HierarchicalModel):
     """Scale-aware modulation transformer.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier.
         dims: Channels of the four stages; multiples of the number of modulation kernels, and of the heads.
         depths: Blocks of the four stages.
         mixers: Token mixers of each stage's blocks, repeated: "m" for modulation, "a" for attention.
@@ -61,8 +58,7 @@ class SMT(HierarchicalModel):
         mlp_ratios: Hidden width of the MLPs over the channels, stage by stage.
         stem_kernel_size: Of the image convolution.
         layer_scale: Initial value of the layer scale, None for none.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
 
     Raises:
         ValueError: Unknown mixer, or heads or kernels that do not divide the channels.

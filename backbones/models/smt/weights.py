@@ -25,7 +25,6 @@ _KEYS = (
     (r"\.attn\.bn\.", ".attn.norm."),
     (r"\.attn\.proj1\.", ".attn.mix."),
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
 

@@ -159,9 +159,6 @@ class TransXNet(HierarchicalModel):
     """TransXNet in its published sizes.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier.
         dims: Channels of the four stages, even.
         depths: Blocks of the four stages.
         kernel_size: Side of the dynamic convolutions.
@@ -172,9 +169,10 @@ class TransXNet(HierarchicalModel):
         img_size: Side, or `(H, W)`, of the images that the position tables are stored for; all others run too. None
             for 224 pixels, or for the size of a checkpoint's tables where they differ.
         layer_scale: Initial value of the layer scales.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
     """
+
+    normal_layers = (nn.Conv2d, nn.Linear)
 
     def __init__(
         self,
@@ -222,12 +220,6 @@ class TransXNet(HierarchicalModel):
             num_classes=num_classes,
             in_chans=in_chans,
         )
-
-    def _init_weights(self, module: nn.Module, name: str) -> None:
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:

@@ -62,7 +62,18 @@ def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str,
     return out
 
 
+_ADOPTED = "the model takes the size of the file's position tables"
 _URL = "https://github.com/LMMMEng/TransXNet/releases/download/v1.0"
+
+
+def _file(name: str, top1: float, crop_pct: float = 0.9, **kwargs) -> Weights:
+    return Weights(f"{_URL}/transx-{name}.pth.tar", top1=top1, crop_pct=crop_pct, **kwargs)
+
+
+def _variant(dims, depths, num_groups, num_heads, mlp_ratios, weights: dict[str, Weights]) -> Variant:
+    args = {"num_groups": num_groups, "num_heads": num_heads, "mlp_ratios": mlp_ratios}
+    return Variant({"dims": dims, "depths": depths, **args}, weights)
+
 
 register_family(
     Family(
@@ -84,34 +95,19 @@ register_family(
             "img_size": 64,
         },
         variants={
-            "transxnet_t": Variant({}, {"in1k": Weights(f"{_URL}/transx-t.pth.tar", crop_pct=0.9, top1=81.6)}),
-            "transxnet_s": Variant(
-                {
-                    "dims": (64, 128, 320, 512),
-                    "depths": (4, 4, 12, 4),
-                    "num_groups": (2, 2, 3, 4),
-                    "num_heads": (1, 2, 5, 8),
-                    "mlp_ratios": (6, 6, 4, 4),
-                },
-                {"in1k": Weights(f"{_URL}/transx-s.pth.tar", crop_pct=0.9, top1=83.8)},
+            "transxnet_t": Variant({}, {"in1k": _file("t", 81.6)}),
+            "transxnet_s": _variant(
+                (64, 128, 320, 512), (4, 4, 12, 4), (2, 2, 3, 4), (1, 2, 5, 8), (6, 6, 4, 4), {"in1k": _file("s", 83.8)}
             ),
-            "transxnet_b": Variant(
+            "transxnet_b": _variant(
+                (76, 152, 336, 672),
+                (4, 4, 21, 4),
+                (2, 2, 4, 4),
+                (2, 4, 8, 16),
+                (8, 8, 4, 4),
                 {
-                    "dims": (76, 152, 336, 672),
-                    "depths": (4, 4, 21, 4),
-                    "num_groups": (2, 2, 4, 4),
-                    "num_heads": (2, 4, 8, 16),
-                    "mlp_ratios": (8, 8, 4, 4),
-                },
-                {
-                    "in1k": Weights(f"{_URL}/transx-b.pth.tar", crop_pct=0.95, top1=84.6),
-                    "in1k_384": Weights(
-                        f"{_URL}/transx-b-384.pth.tar",
-                        input_size=384,
-                        crop_pct=0.95,
-                        top1=85.5,
-                        notes=("the model takes the size of the file's position tables",),
-                    ),
+                    "in1k": _file("b", 84.6, crop_pct=0.95),
+                    "in1k_384": _file("b-384", 85.5, crop_pct=0.95, input_size=384, notes=(_ADOPTED,)),
                 },
             ),
         },

@@ -61,15 +61,11 @@ class VAN(HierarchicalModel):
     """Visual attention network.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier.
         dims: Channels of the four stages.
         depths: Blocks of the four stages.
         mlp_ratios: Hidden width of the MLPs over the channels, stage by stage.
         layer_scale: Initial value of the layer scale.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `HierarchicalModel`.
     """
 
     def __init__(

@@ -22,7 +22,6 @@ _KEYS = (
     (r"\.spatial_gating_unit\.conv_spatial\.", ".attn.far."),
     (r"\.spatial_gating_unit\.conv1\.", ".attn.mix."),
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
 
