@@ -14,7 +14,7 @@ from torch import nn
 from backbones.layers.pointwise import Linear
 from backbones.ops.autocast import no_autocast
 from backbones.ops.routing import Regions, routed_attention
-from backbones.ops.sizes import larger, smaller, static_size
+from backbones.ops.sizes import crop_map, larger, smaller, static_size
 
 
 class Router(nn.Linear):
@@ -116,11 +116,11 @@ class BiLevelRoutingAttention(nn.Module):
         out = routed_attention(q, kv, index, self.num_heads, self.scale, weight)
         out = grid.join(out)
         if self.pad == "qkv":
-            out = grid.crop(out, height, width)
+            out = crop_map(out, height, width)
         if self.lepe is not None:
             out = out + self.lepe(v_map.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.pad == "input":
-            out = grid.crop(out, height, width)
+            out = crop_map(out, height, width)
         return self.proj(out)
 
     @torch.no_grad()

@@ -131,7 +131,7 @@ class TritonAttention(_Triton):
 
     def run(self, inputs: AttentionInputs) -> Tensor:
         q, k, v, bias, window, scale = inputs
-        return attention(q, k, v, bias, *window, scale)
+        return _attention(q, k, v, bias, *map(list, window), scale)[0]
 
 
 class TritonProduct(_Triton):
@@ -139,7 +139,7 @@ class TritonProduct(_Triton):
         return _unsupported(*inputs[:2])
 
     def run(self, inputs: ProductInputs) -> Tensor:
-        return product(inputs.attn, inputs.v, *inputs.window[:2])
+        return _product(inputs.attn, inputs.v, *map(list, inputs.window[:2]))
 
 
 def _axes(
@@ -289,20 +289,6 @@ def _differentiate_attention(ctx, grad: Tensor, _) -> tuple[Tensor | None, ...]:
 _attention.register_autograd(_differentiate_attention, setup_context=_save_attention)
 
 
-def attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    kernel: tuple[int, int],
-    dilation: tuple[int, int],
-    stride: tuple[int, int],
-    scale: float,
-) -> Tensor:
-    """`neighborhood_attention` by the kernels; arguments checked, pairs rows first."""
-    return _attention(q, k, v, bias, list(kernel), list(dilation), list(stride), scale)[0]
-
-
 @torch.library.custom_op("backbones::neighborhood_av", mutates_args=())
 def _product(attn: Tensor, v: Tensor, kernel: list[int], dilation: list[int]) -> Tensor:
     """(B, heads, H, W, K * K), (B, heads, H, W, dim) -> (B, heads, H, W, dim)."""
@@ -350,8 +336,3 @@ def _differentiate_product(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _product.register_autograd(_differentiate_product, setup_context=_save_product)
-
-
-def product(attn: Tensor, v: Tensor, kernel: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
-    """`neighborhood_av` by the kernels; arguments checked, pairs rows first."""
-    return _product(attn, v, list(kernel), list(dilation))

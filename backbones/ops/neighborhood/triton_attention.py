@@ -31,8 +31,9 @@ def _window_start(position, length, KERNEL: tl.constexpr, STRIDE: tl.constexpr):
 
 
 @triton.jit
-def _locate(height, width, heads, tiles_h, tiles_w, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr):
-    """What this program works on: image, head, dilation group and its lengths, tile; rows before columns."""
+def _locate(height, width, heads, tiles_h, tiles_w, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+            TILE_H: tl.constexpr, TILE_W: tl.constexpr):  # fmt: skip
+    """What this program works on: image, head, dilation group and its lengths, tile and its positions (TILE, 1)."""
     number = tl.program_id(0)
     tile_w = number % tiles_w
     number = number // tiles_w
@@ -46,7 +47,10 @@ def _locate(height, width, heads, tiles_h, tiles_w, DILATION_H: tl.constexpr, DI
     image = (number // heads).to(tl.int64)
     length_h = (height - 1 - group_h) // DILATION_H + 1
     length_w = (width - 1 - group_w) // DILATION_W + 1
-    return image, head, group_h, group_w, length_h, length_w, tile_h, tile_w
+    member = tl.arange(0, TILE_H * TILE_W)
+    position_h = (tile_h * TILE_H + member // TILE_W)[:, None]
+    position_w = (tile_w * TILE_W + member % TILE_W)[:, None]
+    return image, head, group_h, group_w, length_h, length_w, tile_h, tile_w, position_h, position_w
 
 
 @triton.jit
@@ -120,17 +124,14 @@ def attention_forward(
 
     WIDTH is DIM rounded up to a power of two, at least 16; `table` is (heads, 2K_h - 1, 2K_w - 1), contiguous.
     """
-    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w = _locate(
-        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W
+    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w, query_h, query_w = _locate(
+        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W, TILE_H, TILE_W
     )
     table += head * (2 * KERNEL_H - 1) * (2 * KERNEL_W - 1)
     k += image * k_batch + head * k_head
     v += image * v_batch + head * v_head
 
     channel = tl.arange(0, WIDTH)
-    member = tl.arange(0, TILE_H * TILE_W)
-    query_h = (tile_h * TILE_H + member // TILE_W)[:, None]
-    query_w = (tile_w * TILE_W + member % TILE_W)[:, None]
     query = _load(q + image * q_batch + head * q_head, query_h, query_w, channel[None, :], group_h, group_w, length_h,
                   length_w, q_row, q_col, DIM, DILATION_H, DILATION_W)  # fmt: skip
     first_h, end_h = _key_range(tile_h, length_h, TILE_H, KERNEL_H, STRIDE_H)
@@ -185,17 +186,14 @@ def attention_backward_queries(
     `grad` is that of `out` and like it contiguous, `delta` (B, heads, H, W) the sum of grad * out over the channels.
     ENTRIES_H and ENTRIES_W are 2K - 1 rounded up to powers of two, at least 16.
     """
-    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w = _locate(
-        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W
+    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w, query_h, query_w = _locate(
+        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W, TILE_H, TILE_W
     )
     table += head * (2 * KERNEL_H - 1) * (2 * KERNEL_W - 1)
     k += image * k_batch + head * k_head
     v += image * v_batch + head * v_head
 
     channel = tl.arange(0, WIDTH)
-    member = tl.arange(0, TILE_H * TILE_W)
-    query_h = (tile_h * TILE_H + member // TILE_W)[:, None]
-    query_w = (tile_w * TILE_W + member % TILE_W)[:, None]
     known = (query_h < length_h) & (query_w < length_w)
     real = known & (channel[None, :] < DIM)
     query = _load(q + image * q_batch + head * q_head, query_h, query_w, channel[None, :], group_h, group_w, length_h,
@@ -263,8 +261,8 @@ def attention_backward_keys(
     BIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys and values, contiguous (B, H, W, heads, DIM); arguments as in `attention_backward_queries`."""
-    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w = _locate(
-        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W
+    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w, key_h, key_w = _locate(
+        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W, TILE_H, TILE_W
     )
     table += head * (2 * KERNEL_H - 1) * (2 * KERNEL_W - 1)
     q += image * q_batch + head * q_head
@@ -272,9 +270,6 @@ def attention_backward_keys(
     first = (image * heads + head) * height * width
 
     channel = tl.arange(0, WIDTH)
-    member = tl.arange(0, TILE_H * TILE_W)
-    key_h = (tile_h * TILE_H + member // TILE_W)[:, None]
-    key_w = (tile_w * TILE_W + member % TILE_W)[:, None]
     key = _load(k + image * k_batch + head * k_head, key_h, key_w, channel[None, :], group_h, group_w, length_h,
                 length_w, k_row, k_col, DIM, DILATION_H, DILATION_W)  # fmt: skip
     value = _load(v + image * v_batch + head * v_head, key_h, key_w, channel[None, :], group_h, group_w, length_h,

@@ -30,16 +30,13 @@ def product_forward(
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """out (B, heads, H, W, DIM), contiguous: the values of every window, summed by its weights."""
-    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w = _locate(
-        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W
+    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w, query_h, query_w = _locate(
+        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W, TILE_H, TILE_W
     )
     v += image * v_batch + head * v_head
     first = (image * heads + head) * height * width
 
     channel = tl.arange(0, WIDTH)[None, :]
-    member = tl.arange(0, TILE_H * TILE_W)
-    query_h = (tile_h * TILE_H + member // TILE_W)[:, None]
-    query_w = (tile_w * TILE_W + member % TILE_W)[:, None]
     query = first + _pixel(query_h, query_w, group_h, group_w, width, 1, DILATION_H, DILATION_W)
     first_h, end_h = _key_range(tile_h, length_h, TILE_H, KERNEL_H, 1)
     first_w, end_w = _key_range(tile_w, length_w, TILE_W, KERNEL_W, 1)
@@ -70,16 +67,13 @@ def product_backward_weights(
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the weights: of every query's window, the values times the gradient of its output."""
-    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w = _locate(
-        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W
+    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w, query_h, query_w = _locate(
+        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W, TILE_H, TILE_W
     )
     v += image * v_batch + head * v_head
     first = (image * heads + head) * height * width
 
     channel = tl.arange(0, WIDTH)
-    member = tl.arange(0, TILE_H * TILE_W)
-    query_h = (tile_h * TILE_H + member // TILE_W)[:, None]
-    query_w = (tile_w * TILE_W + member % TILE_W)[:, None]
     grad_out = _load(grad + image * g_batch + head * g_head, query_h, query_w, channel[None, :], group_h, group_w,
                      length_h, length_w, g_row, g_col, DIM, DILATION_H, DILATION_W)  # fmt: skip
     query = first + _pixel(query_h, query_w, group_h, group_w, width, 1, DILATION_H, DILATION_W)
@@ -107,16 +101,13 @@ def product_backward_values(
     BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradient of the values, contiguous (B, heads, H, W, DIM): for a tile of keys, from the queries that hold them."""
-    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w = _locate(
-        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W
+    image, head, group_h, group_w, length_h, length_w, tile_h, tile_w, key_h, key_w = _locate(
+        height, width, heads, tiles_h, tiles_w, DILATION_H, DILATION_W, TILE_H, TILE_W
     )
     grad += image * g_batch + head * g_head
     first = (image * heads + head) * height * width
 
     channel = tl.arange(0, WIDTH)[None, :]
-    member = tl.arange(0, TILE_H * TILE_W)
-    key_h = (tile_h * TILE_H + member // TILE_W)[:, None]
-    key_w = (tile_w * TILE_W + member % TILE_W)[:, None]
     first_h, end_h = _query_range(tile_h, length_h, TILE_H, KERNEL_H, 1)
     first_w, end_w = _query_range(tile_w, length_w, TILE_W, KERNEL_W, 1)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from backbones.ops.sizes import crop_map, pad_map
+from backbones.ops.sizes import pad_map
 
 
 class Regions(NamedTuple):
@@ -29,10 +29,6 @@ class Regions(NamedTuple):
         batch, _, _, dim = x.shape
         x = x.reshape(batch, self.rows, self.cols, self.height, self.width, dim).transpose(2, 3)
         return x.reshape(batch, self.rows * self.height, self.cols * self.width, dim)
-
-    def crop(self, x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """The top left `(B, height, width, C)` of a joined map."""
-        return crop_map(x, height, width)
 
     def token_count(self, height: int, width: int, device: torch.device) -> torch.Tensor:
         """`(R, 1)`: tokens of every region that lie on a map of `height` x `width`."""

@@ -108,13 +108,8 @@ class Groups(NamedTuple):
         group, u, v = token // (p * q), token % (p * q) // q, token % q
         row, column = group // columns, group % columns
         row, column = (u * rows + row, v * columns + column) if self.grid else (row * p + u, column * q + v)
-        row_of, column_of = token // (columns * q), token % (columns * q)
-        (i, u), (j, v) = (
-            ((row_of % rows, row_of // rows), (column_of % columns, column_of // columns))
-            if self.grid
-            else ((row_of // p, row_of % p), (column_of // q, column_of % q))
-        )
-        return row * (columns * q) + column, ((i * columns + j) * p + u) * q + v
+        position = row * (columns * q) + column
+        return position, torch.zeros_like(token).scatter(0, position, token)
 
 
 @shape_cache()
