@@ -21,6 +21,7 @@ def smaller(n: int | torch.SymInt, other: int) -> int | torch.SymInt:
 
 
 def is_symbolic(*sizes: int | torch.SymInt) -> bool:
+    """Whether a size is one of a graph for many sizes."""
     return any(isinstance(n, torch.SymInt) for n in sizes)
 
 

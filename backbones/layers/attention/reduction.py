@@ -11,6 +11,7 @@ from backbones.layers.conv.basic import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.pointwise import Linear
 from backbones.ops.attention import biased_attention
 from backbones.ops.cache import shape_cache
+from backbones.ops.sizes import is_symbolic
 
 
 @register_notrace_module
@@ -85,8 +86,7 @@ class PairBias(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         positions, reduced = self._count(*x.shape[2:])
         # A graph for many sizes must hold at the table's own size too, so it always resizes; there, nothing changes.
-        captured = isinstance(positions, torch.SymInt) or isinstance(reduced, torch.SymInt)
-        if not captured and (positions, reduced) == tuple(self.table.shape[2:]):
+        if not is_symbolic(positions, reduced) and (positions, reduced) == tuple(self.table.shape[2:]):
             return self.table
         table = self.table.to(torch.promote_types(self.table.dtype, torch.float32))
         # One axis at a time: the second by a product, which is much faster than to interpolate as large a table.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones.ops.cache import shape_cache
+from backbones.ops.sizes import is_symbolic
 
 
 @shape_cache()
@@ -118,7 +119,6 @@ def resize_bias_table(table: torch.Tensor, window_size: tuple[int, int]) -> torc
     """Resize a `(heads, 2P-1, 2Q-1)` table to another window, bilinear with half-pixel centres, as MaxViT does."""
     size = (2 * window_size[0] - 1, 2 * window_size[1] - 1)
     # A graph for many sizes must hold at the table's own size too, so it always resizes; there, that changes nothing.
-    captured = any(isinstance(n, torch.SymInt) for n in size)
-    if not captured and table.shape[1] == size[0] and table.shape[2] == size[1]:
+    if not is_symbolic(*size) and table.shape[1] == size[0] and table.shape[2] == size[1]:
         return table
     return F.interpolate(table[None].float(), size=size, mode="bilinear", align_corners=False)[0].to(table.dtype)

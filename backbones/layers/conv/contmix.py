@@ -13,6 +13,7 @@ from backbones.layers.norm import ChannelAffine, LayerNorm2d
 from backbones.layers.squeeze_excite import SqueezeExcite
 from backbones.ops.neighborhood import neighborhood_av, neighborhood_bias
 from backbones.ops.plain import is_plain
+from backbones.ops.sizes import static_size
 
 
 @register_notrace_module
@@ -146,8 +147,7 @@ class ContMix(nn.Module):
 
 def fit_size(height: int, width: int, kernel: int) -> tuple[int, int]:
     """The size, at about the same aspect ratio, at which a map's shorter side holds a window of `kernel` positions."""
-    if isinstance(height, torch.Tensor):  # sizes under torch.jit.trace, where they are fixed anyway
-        height, width = int(height), int(width)
+    height, width = static_size(height), static_size(width)
     if height >= kernel and width >= kernel:
         return height, width
     # Division before multiplication, then truncation: the rounding of the published models.

@@ -14,6 +14,7 @@ from backbones.ops.chunks import chunkable
 from backbones.ops.fusion import fused
 from backbones.ops.onednn import conv2d
 from backbones.ops.plain import plain
+from backbones.ops.sizes import is_symbolic
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
@@ -86,7 +87,7 @@ class Conv2dSame(nn.Conv2d):
         top, bottom = self._padding(x.shape[2], 0)
         left, right = self._padding(x.shape[3], 1)
         padding = (0, 0)
-        if isinstance(top + left, torch.SymInt):
+        if is_symbolic(top, left):
             x = F.pad(x, (left, right, top, bottom))
         else:
             padding = (bottom, right)
@@ -119,7 +120,7 @@ class AvgPool2dSame(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2:]
-        if isinstance(height, torch.SymInt) or isinstance(width, torch.SymInt):
+        if is_symbolic(height, width):
             # Repeating the last row of an odd side does not change its average, and suits both parities.
             for axis, size in ((2, height), (3, width)):
                 index = torch.arange((size + 1) // 2 * 2, device=x.device).clamp(max=size - 1)
