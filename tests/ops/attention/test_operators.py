@@ -48,7 +48,9 @@ def test_choice():
         biased_attention(q, q, q, bias.requires_grad_())
         with torch.no_grad():
             biased_attention(q, q, q, bias)
-    assert [d.backend for d in decisions] == ["sdpa", "sdpa", "products", "sdpa"]
+        biased_attention(q, q, q[..., :4])
+        biased_attention(q.bfloat16(), q.bfloat16(), q.bfloat16()[..., :4])
+    assert [d.backend for d in decisions] == ["sdpa", "sdpa", "products", "sdpa", "products", "sdpa"]
     assert decisions[2].reasons == {"sdpa": ["has no fused gradient of the bias on CPU"]}
 
 
