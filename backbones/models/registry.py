@@ -156,7 +156,7 @@ class Family:
                 continue
             for pattern, replacement in self.key_map:
                 key = re.sub(pattern, replacement, key)
-            out[re.sub(r"^head\.(weight|bias)$", rf"{self.classifier}.\1", key)] = value
+            out[key if self.built_by_timm else re.sub(r"^head\.(weight|bias)$", r"head.fc.\1", key)] = value
         return out
 
     def convert_checkpoint(self, state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
