@@ -35,7 +35,7 @@ class DenseBackbone(nn.Module):
     Args:
         model: Name of a model of the zoo or of timm, with or without tag.
         out_indices: Stages to return, ascending; for a timm model, indices of its `feature_info`. By default the last
-            four.
+            four, or of isotropic models of the zoo, whose every block is a stage, four at equal distances.
         out_norm: Norm of its own on every returned map: "layer", "batch", "group" (all channels in one group), None
             for none, or "published", that of the authors' detectors ("layer" for models outside of the zoo). Maps that
             a norm of the model itself hands on between stages (VAN) get no second LayerNorm.
@@ -130,18 +130,18 @@ class DenseBackbone(nn.Module):
             args["pretrained_cfg_overlay"] = overlay
         if self._ours:
             model = _build(self.name, pretrained, num_classes=0, **args)
-            self._check_ranges(len(model.feature_info))
+            self._check_ranges(len(model.feature_info), model.default_indices)
             model.prune_intermediate_layers(list(self.out_indices), prune_norm=not _norms_stages(model))
             return model
         levels, has_getter = _probe(self.name)
-        self._check_ranges(levels)
+        self._check_ranges(levels, range(max(levels - LEVELS, 0), levels))
         # The getter keeps the model whole, with its groups for layer decay; half of timm's models have it.
         getter = {"feature_cls": "getter"} if has_getter else {}
         return _build(self.name, pretrained, features_only=True, out_indices=self.out_indices, **getter, **args)
 
-    def _check_ranges(self, levels: int) -> None:
+    def _check_ranges(self, levels: int, default: Sequence[int]) -> None:
         self.levels = levels
-        given = range(max(levels - LEVELS, 0), levels) if self.out_indices is None else self.out_indices
+        given = default if self.out_indices is None else self.out_indices
         given = (given,) if isinstance(given, int) else tuple(given)
         if not given or list(given) != sorted(set(given) & set(range(levels))):
             raise ValueError(f"out_indices {given} of {self.name} must be ascending, from 0 to {levels - 1}")
@@ -236,6 +236,8 @@ class DenseBackbone(nn.Module):
         match = re.match(r"(out_norms|stages)\.(\d+)\.", key)
         if match:
             return int(match[2]) > last or (match[1] == "out_norms" and int(match[2]) not in self.out_indices)
+        if key in getattr(self.trunk, "pruned", ()):
+            return True
         return last + 1 < self.levels and self.is_dense_only(key)
 
     def is_dense_only(self, key: str) -> bool:
@@ -265,7 +267,8 @@ def _family(name: str) -> Family | None:
 
 def _norms_stages(model: nn.Module) -> bool:
     """Whether every stage of a model of the zoo hands its map on through a norm (`Stage.norm`)."""
-    return not any(isinstance(stage.norm, nn.Identity) for stage in model.stages)
+    stages = getattr(model, "stages", ())
+    return bool(stages) and not any(isinstance(stage.norm, nn.Identity) for stage in stages)
 
 
 def _drop_values(model: nn.Module) -> None:

@@ -54,3 +54,14 @@ class MixerBlock(nn.Module):
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return x.permute(0, 3, 1, 2)
+
+
+class TokenBlock(MixerBlock):
+    """The same block on tokens: `x` is `(B, P + H * W, C)`, P prefix tokens before those of a grid `(H, W)`.
+
+    The mixer gets the grid too: it maps `(B, P + H * W, C)` and `(H, W)` to `(B, P + H * W, C)`. The MLP does not.
+    """
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), grid)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))

@@ -212,7 +212,7 @@ def _make_entry_point(name: str, family: Family, variant: Variant) -> Callable[.
             family.model,
             name,
             pretrained,
-            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+            feature_cfg={"out_indices": None, "feature_cls": "getter"},
             **args,
         )
 

@@ -46,20 +46,10 @@ class Stage(nn.Module):
         return x
 
 
-class HierarchicalModel(nn.Module):
-    """A backbone of stages, and everything that timm and dense predictors ask of one.
+class BaseModel(nn.Module):
+    """What all models share: initialisation, the classifier, and what else of timm's contract knows no stages.
 
-    A family builds its parts and hands them over; it overrides `_init_weights` where its paper initialises differently.
-
-    Args:
-        stem: `(B, in_chans, H, W)` to the first stage's input.
-        stages: See `Stage`; a module of several of them needs its attributes `norm`, `takes_state` and `gives_state`.
-        dims: Channels of each stage's output.
-        reductions: Stride of each stage's output with respect to the image.
-        norm: Final norm, applied to the last map before pooling; None where the head or every stage normalises.
-        head: A timm classifier head (`ClassifierHead`, `NormMlpClassifierHead`) or one with their interface.
-        num_classes: Classes of the head, 0 for none.
-        in_chans: Image channels.
+    A subclass registers its modules in the order of computation, sets `feature_info`, and calls `_set_head` last.
 
     The constructors of all families also take these, by default for a classifier of ImageNet-1K:
 
@@ -73,32 +63,15 @@ class HierarchicalModel(nn.Module):
         trunk_norms: Indices of the outputs whose norm in the authors' dense models also feeds the next stage.
     """
 
+    feature_info: list[dict[str, Any]]
     normal_layers: tuple[type[nn.Module], ...] = (nn.Linear,)
     trunk_norms: Sequence[int] = ()
 
-    def __init__(
-        self,
-        *,
-        stem: nn.Module,
-        stages: Sequence[nn.Module],
-        dims: Sequence[int],
-        head: nn.Module,
-        norm: nn.Module | None = None,
-        reductions: Sequence[int] = (4, 8, 16, 32),
-        num_classes: int = 1000,
-        in_chans: int = 3,
-    ) -> None:
-        super().__init__()
+    def _set_head(self, head: nn.Module, num_classes: int, in_chans: int) -> None:
+        """Register the head, describe the model, and initialise all of it."""
         self.num_classes = num_classes
         self.in_chans = in_chans
-        self.num_features = dims[-1]
-        self.feature_info = [
-            {"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"}
-            for i, (dim, reduction) in enumerate(zip(dims, reductions))
-        ]
-        self.stem = stem
-        self.stages = nn.ModuleList(stages)
-        self.norm = norm if norm is not None else nn.Identity()
+        self.num_features = self.feature_info[-1]["num_chs"]
         self.head = head
         self.head_hidden_size = head.num_features
         self.init_weights(needs_reset=False)
@@ -147,6 +120,79 @@ class HierarchicalModel(nn.Module):
             for parameter in module.no_weight_decay()
         }
 
+    @property
+    def default_indices(self) -> list[int]:
+        """Features that are returned where none are named."""
+        return list(range(len(self.feature_info)))
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
+        """Replace the classifier.
+
+        Args:
+            num_classes: New number of classes; 0 removes the classifier.
+            global_pool: New pooling, "" for none; unchanged if None.
+            reset_other: Also remove the head's other layers (norm, hidden layer).
+        """
+        self.num_classes = num_classes
+        self.head.reset(
+            num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, **get_device_dtype(self)
+        )
+        self.head_hidden_size = self.head.num_features
+
+    # ------------------------------------------------------------------------------------------------------- forward
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Unpooled features to logits, or to the vector before the classifier where `pre_logits`."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class HierarchicalModel(BaseModel):
+    """A backbone of stages, and everything that timm and dense predictors ask of one.
+
+    A family builds its parts and hands them over; it overrides `_init_weights` where its paper initialises differently.
+
+    Args:
+        stem: `(B, in_chans, H, W)` to the first stage's input.
+        stages: See `Stage`; a module of several of them needs its attributes `norm`, `takes_state` and `gives_state`.
+        dims: Channels of each stage's output.
+        reductions: Stride of each stage's output with respect to the image.
+        norm: Final norm, applied to the last map before pooling; None where the head or every stage normalises.
+        head: A timm classifier head (`ClassifierHead`, `NormMlpClassifierHead`) or one with their interface.
+        num_classes: Classes of the head, 0 for none.
+        in_chans: Image channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        stem: nn.Module,
+        stages: Sequence[nn.Module],
+        dims: Sequence[int],
+        head: nn.Module,
+        norm: nn.Module | None = None,
+        reductions: Sequence[int] = (4, 8, 16, 32),
+        num_classes: int = 1000,
+        in_chans: int = 3,
+    ) -> None:
+        super().__init__()
+        self.feature_info = [
+            {"num_chs": dim, "reduction": reduction, "module": f"stages.{i}"}
+            for i, (dim, reduction) in enumerate(zip(dims, reductions))
+        ]
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.norm = norm if norm is not None else nn.Identity()
+        self._set_head(head, num_classes, in_chans)
+
+    # ------------------------------------------------------------------------------------------------- timm contract
+
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         """Parameter groups for layer decay: stem, one group a block (a stage where `coarse`), head."""
@@ -168,24 +214,6 @@ class HierarchicalModel(nn.Module):
         for module in self.stages.modules():
             if isinstance(module, Stage):
                 module.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """Replace the classifier.
-
-        Args:
-            num_classes: New number of classes; 0 removes the classifier.
-            global_pool: New pooling, "" for none; unchanged if None.
-            reset_other: Also remove the head's other layers (norm, hidden layer).
-        """
-        self.num_classes = num_classes
-        self.head.reset(
-            num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, **get_device_dtype(self)
-        )
-        self.head_hidden_size = self.head.num_features
 
     # ------------------------------------------------------------------------------------------------------- forward
 
@@ -232,13 +260,6 @@ class HierarchicalModel(nn.Module):
         """`(B, in_chans, H, W)` image batch to the last map, normed, unpooled."""
         return self._norm_last(self.forward_stages(x)[-1])
 
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Unpooled features to logits, or to the vector before the classifier where `pre_logits`."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.forward_head(self.forward_features(x))
-
     def forward_intermediates(
         self,
         x: torch.Tensor,
@@ -274,7 +295,7 @@ class HierarchicalModel(nn.Module):
         return maps if intermediates_only else (final, maps)
 
     def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Remove the stages after the last one in `indices`, and optionally norm and head; returns the indices."""
         take, last = feature_take_indices(len(self.stages), indices)

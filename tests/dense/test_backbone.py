@@ -168,11 +168,13 @@ def test_frozen_stages(name, frozen):
     backbone = small(name, frozen_stages=frozen)
     for mode in (True, False, True):
         assert backbone.train(mode) is backbone
-    parts = [backbone.model.stem, *backbone.model.stages]
-    for i, part in enumerate(parts):
+    model = backbone.model
+    parts = [(0, module) for name, module in model.named_children() if name in ("stem", "cls_token", "pos_embed")]
+    parts += [(i, model.get_submodule(info["module"])) for i, info in enumerate(model.feature_info, 1)]
+    for i, part in parts:
         assert all(p.requires_grad == (i > frozen) for p in part.parameters())
         assert all(m.training == (i > frozen) for m in part.modules())
-    rest = [p for key, p in backbone.named_parameters() if not key.startswith(("model.stem.", "model.stages."))]
+    rest = [p for key, p in backbone.named_parameters() if not key.startswith("model.")]
     assert all(p.requires_grad for p in rest)
 
 

@@ -13,7 +13,7 @@ import backbones
 from backbones.models import family_of
 from backbones.models.registry import Family, Variant, Weights, register_family
 
-from .zoo import MODELS, TAGGED, UNPUBLISHED, on_meta, tiny
+from .zoo import MODELS, TAGGED, UNPUBLISHED, features_shape, on_meta, tiny
 
 
 def test_the_zoo_is_the_module_backbones():
@@ -81,7 +81,7 @@ def test_cfg_describes_the_model(tagged):
     assert repr(model) == described, "a tag must bring its constructor arguments"
     cfg = model.pretrained_cfg
     features = model.forward_features(torch.empty(1, *cfg["input_size"], device="meta"))
-    assert features.shape == (1, model.num_features, *cfg["pool_size"])
+    assert features.shape == (1, *features_shape(model, *cfg["pool_size"]))
     assert model.forward_head(features, pre_logits=True).shape == (1, model.head_hidden_size)
     assert model.forward_head(features).shape == (1, cfg["num_classes"])
     assert model.in_chans == cfg["input_size"][0]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .zoo import DISTINCT, image, stir, tiny
+from .zoo import DISTINCT, ISOTROPIC, image, stir, tiny
 
 
 def _levels(model) -> range:
     return range(len(model.feature_info))
+
+
+def _is_isotropic(model) -> bool:
+    return hasattr(model, "num_prefix_tokens")
 
 
 @pytest.mark.parametrize("name", DISTINCT)
@@ -49,21 +53,44 @@ def test_intermediates_can_be_channels_last(name):
     x = image(75, 50)
     with torch.no_grad():
         final, maps = model.forward_intermediates(x)
-        final_again, rows = model.forward_intermediates(x, output_fmt="NHWC")
+        known, unknown = ("NLC", "NHWC") if _is_isotropic(model) else ("NHWC", "NLC")
+        final_again, rows = model.forward_intermediates(x, output_fmt=known)
         assert torch.equal(final, final_again)
-        assert all(torch.equal(r.permute(0, 3, 1, 2), m) for r, m in zip(rows, maps, strict=True))
+        for row, output in zip(rows, maps, strict=True):
+            assert torch.equal(row, output.flatten(2).mT if known == "NLC" else output.permute(0, 2, 3, 1))
         with pytest.raises((AssertionError, ValueError), match="NCHW"):
-            model.forward_intermediates(x, output_fmt="NLC")
+            model.forward_intermediates(x, output_fmt=unknown)
+
+
+@pytest.mark.parametrize("name", ISOTROPIC)
+def test_prefix_tokens(name):
+    """The final features are all tokens; those in front of the map are returned where they are asked for."""
+    model = stir(tiny(name))
+    prefix = model.num_prefix_tokens
+    with torch.no_grad():
+        final, plain = model.forward_intermediates(image(64, 96), norm=True)
+        final_again, pairs = model.forward_intermediates(image(64, 96), norm=True, return_prefix_tokens=True)
+    assert torch.equal(final, final_again)
+    for output, (again, tokens) in zip(plain, pairs, strict=True):
+        assert torch.equal(output, again)
+        assert tokens.shape[1] in (0, prefix), "a class token may join late"
+        assert tokens.shape[::2] == (2, model.num_features)
+    assert torch.equal(torch.cat([tokens, output.flatten(2).mT], dim=1), final)
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-def test_norm_touches_the_last_map_only(name):
+def test_norm_touches_the_last_map_only_or_all(name):
     model = stir(tiny(name))
     x = image(64, 96)
     with torch.no_grad():
         final, plain = model.forward_intermediates(x)
         final_again, normed = model.forward_intermediates(x, norm=True)
         assert torch.equal(final, final_again)
+        if _is_isotropic(model):  # one norm fits all, as in timm
+            channels_last = [output.permute(0, 2, 3, 1) for output in plain]
+            normed_again = [model.norm(output).permute(0, 3, 1, 2) for output in channels_last]
+            assert all(torch.equal(a, b) for a, b in zip(normed, normed_again, strict=True))
+            return
         assert all(torch.equal(a, b) for a, b in zip(plain[:-1], normed[:-1], strict=True))
         assert torch.equal(normed[-1], final)
         # without a final norm (some models norm after pooling) both are the same
@@ -75,8 +102,8 @@ def test_norm_touches_the_last_map_only(name):
 def test_stopping_early_skips_later_stages(name):
     model = stir(tiny(name))
     ran: list[int] = []
-    for i, stage in enumerate(model.stages):
-        stage.register_forward_hook(lambda *_, i=i: ran.append(i))
+    for i, info in enumerate(model.feature_info):
+        model.get_submodule(info["module"]).register_forward_hook(lambda *_, i=i: ran.append(i))
     x = image()
     with torch.no_grad():
         _, maps = model.forward_intermediates(x)
@@ -85,7 +112,7 @@ def test_stopping_early_skips_later_stages(name):
             final, (only,) = model.forward_intermediates(x, indices=[level], stop_early=True)
             assert max(ran) == level
             assert torch.equal(only, maps[level])
-            if level < _levels(model)[-1]:
+            if level < _levels(model)[-1] and not _is_isotropic(model):
                 assert torch.equal(final, only)
             ran.clear()
             model.forward_intermediates(x, indices=[level], intermediates_only=True, stop_early=True)
@@ -116,7 +143,12 @@ def test_pruned_models_keep_their_maps_and_no_idle_parameters(name):
             assert torch.equal(pruned(x), pruned(x)), "new parts must inherit evaluation mode"
 
         pruned.train()
-        outputs = pruned.forward_intermediates(x, indices=levels, norm=not prune_norm, intermediates_only=True)
+        # Where the norm stays, so does what leads to the class token.
+        prefix = {"return_prefix_tokens": True} if _is_isotropic(pruned) and not prune_norm else {}
+        outputs = pruned.forward_intermediates(
+            x, indices=levels, norm=not prune_norm, intermediates_only=True, **prefix
+        )
+        outputs = [part for pair in outputs for part in pair] if prefix else outputs
         sum(output.square().sum() for output in outputs).backward()
         assert not [n for n, p in pruned.named_parameters() if p.grad is None]
 

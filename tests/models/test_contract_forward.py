@@ -49,7 +49,7 @@ def test_classifier_can_be_left_out_replaced_and_removed(name):
     assert without.num_classes == 0 and isinstance(without.get_classifier(), nn.Identity)
     assert without.head_hidden_size == width and without(x).shape == (2, width)
     unpooled = tiny(name, num_classes=0, global_pool="")
-    assert unpooled(x).shape == (2, width, *features.shape[2:])
+    assert unpooled(x).shape == features.shape
 
     model.train().reset_classifier(7)
     assert model.num_classes == 7 and model.get_classifier().training
@@ -60,7 +60,7 @@ def test_classifier_can_be_left_out_replaced_and_removed(name):
     assert model.num_classes == 0 and isinstance(model.get_classifier(), nn.Identity)
     torch.testing.assert_close(model(x), pre_logits)
     model.reset_classifier(0, "")
-    assert model(x).shape == (2, width, *features.shape[2:])
+    assert model(x).shape == features.shape
     model.reset_classifier(5, "max")
     assert model(x).shape == (2, 5)
 
@@ -83,8 +83,8 @@ def test_pooling(name):
 def test_concatenated_pooling_works_or_is_refused(name):
     try:
         model = tiny(name, global_pool="catavgmax", num_classes=4)
-    except AssertionError:
-        with pytest.raises(AssertionError):
+    except (AssertionError, ValueError):
+        with pytest.raises((AssertionError, ValueError)):
             tiny(name).reset_classifier(4, "catavgmax")
         return
     assert model(image()).shape == (2, 4)

@@ -15,7 +15,7 @@ from torch import nn
 from .zoo import DISTINCT, MODELS, full_size, on_meta, tiny
 
 # A block of a stage, or of a part of one, by the beginning of its names.
-BLOCK = re.compile(r"stages\.\d+\.(\w+\.)?blocks\.\d+\.")
+BLOCK = re.compile(r"(stages\.\d+\.(\w+\.)?)?blocks\.\d+\.")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -23,7 +23,8 @@ def test_attributes(name):
     model = full_size(name)
     assert model.num_classes == model.pretrained_cfg["num_classes"] and model.in_chans == 3
     assert model.num_features == model.feature_info[-1]["num_chs"]
-    assert [info["module"] for info in model.feature_info] == [f"stages.{i}" for i in range(len(model.feature_info))]
+    parts = "blocks" if hasattr(model, "num_prefix_tokens") else "stages"
+    assert [info["module"] for info in model.feature_info] == [f"{parts}.{i}" for i in range(len(model.feature_info))]
     assert all(a["reduction"] <= b["reduction"] for a, b in pairwise(model.feature_info))
     assert isinstance(model.get_classifier(), nn.Linear)
     assert not hasattr(model, "output_fmt") or model.output_fmt == "NCHW"
@@ -51,7 +52,7 @@ def test_layer_decay_groups(name):
     for n, s in scale.items():
         if match := BLOCK.match(n):
             blocks.setdefault(match[0], set()).add(s)
-    assert len(blocks) > len(model.feature_info)
+    assert len(blocks) >= len(model.feature_info)
     assert all(len(scales) == 1 for scales in blocks.values())
     assert all(min(a) < min(b) for a, b in pairwise(blocks.values()))
 

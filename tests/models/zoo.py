@@ -74,6 +74,13 @@ def stir(model: nn.Module, seed: int = 2, std: float = 0.2) -> nn.Module:
     return model
 
 
+def features_shape(model: nn.Module, height: int, width: int) -> tuple[int, ...]:
+    """Of one image's unpooled features: a map, or in isotropic models tokens, those in front of the map included."""
+    if hasattr(model, "num_prefix_tokens"):
+        return model.num_prefix_tokens + height * width, model.num_features
+    return model.num_features, height, width
+
+
 def is_pyramid(name: str) -> bool:
     """Whether the model's maps have the strides 4, 8, 16, 32."""
     return [info["reduction"] for info in full_size(name).feature_info] == [4, 8, 16, 32]
@@ -85,3 +92,4 @@ DISTINCT = _one_of_each(MODELS, _test_size_args)
 _USED = {name: _mechanisms(name) for name in _one_of_each(DISTINCT, _mechanisms)}
 MECHANISMS = [name for name, used in _USED.items() if not any(used < other for other in _USED.values())]
 PYRAMIDS = [name for name in MECHANISMS if is_pyramid(name)]
+ISOTROPIC = [name for name in DISTINCT if hasattr(full_size(name), "num_prefix_tokens")]

@@ -81,3 +81,25 @@ class GlobalAttention2d(nn.Module):
     def extra_repr(self) -> str:
         lepe = f", lepe_input={self.lepe_input!r}" if self.lepe is not None else ""
         return f"num_heads={self.num_heads}{lepe}"
+
+
+@register_notrace_module
+class TokenAttention(GlobalAttention2d):
+    """Multi-head self-attention over all tokens, those in front of the map included (ViT, arXiv 2010.11929).
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; must divide C.
+        qkv_bias: Bias of the input projection.
+        drop: Dropout of the attention weights and of the output.
+
+    Maps `(B, N, C)` to `(B, N, C)`.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int = 8, qkv_bias: bool = True, drop: float = 0.0, device=None, dtype=None
+    ) -> None:
+        super().__init__(dim, num_heads, qkv_bias, drop=drop, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+        return super().forward(x.unsqueeze(2)).squeeze(2)

@@ -1,0 +1,130 @@
+"""From images to tokens: patch embedding, class token, position embedding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module, to_2tuple
+from torch import nn
+
+from backbones.layers.norm import LayerNorm2d
+from backbones.ops.sizes import static_size
+
+
+@register_notrace_module
+class PatchEmbed(nn.Module):
+    """Embed every patch of an image by a convolution whose kernel is its stride (ViT, arXiv 2010.11929, equation 1).
+
+    Images that the patch does not divide are zero-padded at the right and at the bottom.
+
+    Args:
+        in_chans: Image channels.
+        dim: Channels C.
+        patch_size: Side of a patch, in pixels.
+        norm_eps: Epsilon of a LayerNorm after the convolution; None for no norm.
+
+    Maps `(B, in_chans, H, W)` to `(B, C, ceil(H / patch_size), ceil(W / patch_size))`.
+    """
+
+    def __init__(
+        self, in_chans: int, dim: int, patch_size: int, norm_eps: float | None = None, device=None, dtype=None
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.patch_size = patch_size
+        self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
+        self.norm = nn.Identity() if norm_eps is None else LayerNorm2d(dim, eps=norm_eps, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pad_h, pad_w = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
+        # A symbolic padding is always applied, so that an exported program holds for every size.
+        if isinstance(pad_h, torch.SymInt) or isinstance(pad_w, torch.SymInt) or pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h))
+        return self.norm(self.conv1(x))
+
+
+class ClassToken(nn.Module):
+    """A learned token in front of the others: `(B, N, C)` to `(B, 1 + N, C)` (ViT, arXiv 2010.11929, section 3.1)."""
+
+    def __init__(self, dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(1, 1, dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.token, std=0.02)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"token"}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1)
+
+
+@register_notrace_module
+class PositionEmbedding(nn.Module):
+    """Add a learned vector for every position of a grid, and for every prefix token.
+
+    The table is stored for one grid and resized to any other.
+
+    Args:
+        dim: Channels C.
+        grid_size: `(rows, columns)` that the table is stored for.
+        num_prefix_tokens: Tokens before those of the grid that have a vector of their own.
+        interpolation: "bicubic" or "bilinear", with half-pixel centres.
+
+    Maps `(B, P + H * W, C)` and the grid `(H, W)` to the same shape; the table is `(1, P + rows * columns, C)`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        grid_size: tuple[int, int],
+        num_prefix_tokens: int = 0,
+        interpolation: str = "bicubic",
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        self.grid_size = tuple(grid_size)
+        self.num_prefix_tokens = num_prefix_tokens
+        self.interpolation = interpolation
+        tokens = num_prefix_tokens + grid_size[0] * grid_size[1]
+        self.table = nn.Parameter(torch.empty(1, tokens, dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"table"}
+
+    def resized(self, table: torch.Tensor, grid_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+        """A table of the grid `grid_size` for another, `size`; the prefix tokens' vectors stay.
+
+        Args:
+            table: `(1, P + rows * columns, C)`.
+            grid_size: Its `(rows, columns)`.
+            size: `(rows, columns)` of the result.
+        """
+        # A graph for many sizes must hold at the table's own size too, so it resizes there as well, to the same table.
+        if not any(isinstance(n, torch.SymInt) for n in size) and tuple(map(static_size, size)) == grid_size:
+            return table
+        prefix, grid = table.split([self.num_prefix_tokens, table.shape[1] - self.num_prefix_tokens], dim=1)
+        grid = grid.unflatten(1, grid_size).permute(0, 3, 1, 2)
+        dtype = torch.promote_types(table.dtype, torch.float32)
+        grid = F.interpolate(grid.to(dtype), size=size, mode=self.interpolation, align_corners=False)
+        return torch.cat([prefix, grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+    def set_grid_size(self, grid_size: int | tuple[int, int]) -> None:
+        """Resize the stored table to another grid."""
+        grid_size = to_2tuple(grid_size)
+        table = self.resized(self.table.detach(), self.grid_size, grid_size)
+        self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)
+        self.grid_size = grid_size
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        return x + self.resized(self.table, self.grid_size, grid)
+
+    def extra_repr(self) -> str:
+        return f"grid_size={self.grid_size}, num_prefix_tokens={self.num_prefix_tokens}"
