@@ -82,7 +82,9 @@ def test_every_trained_parameter_is_in_one_group(name, frozen):
     model = Detector(small(name, frozen_stages=frozen))
     found = wrapper(model, {"layer_decay": 0.8})
     assert found.keys() == {key for key, p in model.named_parameters() if p.requires_grad}
-    inner = [lr for key, (lr, _) in found.items() if key.startswith("backbone.model.stages.")]
+    inner = [
+        lr for key, (lr, _) in found.items() if key.startswith(("backbone.model.stages.", "backbone.model.blocks."))
+    ]
     assert max(inner) == pytest.approx(0.8) and min(inner) < 0.8
 
 

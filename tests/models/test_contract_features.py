@@ -79,7 +79,7 @@ def test_prefix_tokens(name):
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-def test_norm_touches_the_last_map_only_or_all(name):
+def test_norm_touches_the_last_map_or_all(name):
     model = stir(tiny(name))
     x = image(64, 96)
     with torch.no_grad():

@@ -79,9 +79,10 @@ def test_no_weight_decay_names_parameters(name):
     entries = set(model.no_weight_decay())
     for entry in entries:
         assert shapes[entry] >= 2, f"{entry} is not decayed by timm anyway"
-    # The authors of MaxViT alone exclude more than biases and vectors on ImageNet.
-    tables = {n for n in shapes if n.endswith(".relative_position_bias_table")}
-    assert entries == (tables if name.startswith("maxvit") else set())
+    # Class tokens and position embeddings, and of MaxViT the tables of position bias. Others exclude no more than
+    # biases and vectors on ImageNet.
+    tables = {n for n in shapes if n.endswith(".relative_position_bias_table") and name.startswith("maxvit")}
+    assert entries == tables | (shapes.keys() & {"cls_token.token", "pos_embed.table"})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -2,7 +2,7 @@
 
 Sources that a row's `outputs` may name, `x` being the image batch:
 
-- `logits`: `model(x)`; `pre_logits`: what the classifier's linear layer takes;
+- `logits`: `model(x)`; `pre_logits`: what the classifier's linear layer takes; `final`: `model.forward_features(x)`;
 - `intermediates`: `model.forward_intermediates(x)`, the usual source of a classifier's `features`;
 - `raw`, `normed`: `model.forward_stages(x)` before and after the norms between stages;
 - `maps`: all that a features-only or dense model returns, the usual source of its `features`;
@@ -157,6 +157,9 @@ class _Sources:
 
     def _pre_logits(self) -> torch.Tensor:
         return self.run.model.forward_head(self.run.model.forward_features(self.run.inputs[0]), pre_logits=True)
+
+    def _final(self) -> torch.Tensor:
+        return self.run.model.forward_features(self.run.inputs[0])
 
     def _intermediates(self) -> Sequence[torch.Tensor]:
         indices = None if self.run.case.indices is None else list(self.run.case.indices)

@@ -27,7 +27,8 @@ def test_every_recipe_resolves_for_every_model_it_names_and_they_exist():
     for recipe in list_recipes():
         content, _ = load_recipe(recipe)
         for variant in ("", *(f":{name}" for name in content.get("variants") or {})):
-            for model in content["models"]:
+            part = content["variants"][variant[1:]] if variant else content
+            for model in part.get("models") or content["models"]:
                 options = resolve(recipe + variant, {"model": model, "data": "folder"})
                 assert options.model == model and timm.is_model(model)
                 names.add(model)

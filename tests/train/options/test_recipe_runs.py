@@ -19,7 +19,10 @@ from backbones.train.loop.components import build_model, data_config
 from backbones.train.loop.trainer import build_optimizer, build_schedule
 from backbones.train.options.recipe import list_recipes, load_recipe, resolve, resolve_lr
 
-GPUS = 8  # that all authors train on, or leave open
+
+def gpus(recipe: str) -> int:
+    """That the authors train on; 8 where they leave it open."""
+    return 2 if recipe.startswith("dhvt") else 8
 
 
 class Schedule(NamedTuple):
@@ -46,9 +49,15 @@ class Schedule(NamedTuple):
         return self.floor + (self.peak - self.floor) * (1 + math.cos(math.pi * done)) / 2
 
 
+_DEIT = Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300)
 _NAT = Schedule(310, 1024, 1e-3, 20, 1e-6, 5e-6, 300)
 SCHEDULES = {
-    "biformer": Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300),
+    "biformer": _DEIT,
+    "convit": _DEIT,
+    "dhvt": _DEIT._replace(batch=256, peak=2.5e-4, warmup=10),
+    "dhvt:cifar100": _DEIT._replace(batch=512),
+    "dhvt:domainnet": _DEIT._replace(batch=256, peak=5e-4, warmup=20),
+    "dhvt:finetune": Schedule(100, 256, 2.5e-4, 2, 1e-6, 1e-6, 100),
     "dinat": _NAT,
     "dinat:finetune": Schedule(30, 512, 5e-5),
     "dinat:finetune_384": Schedule(30, 512, 5e-5),
@@ -109,7 +118,7 @@ def test_every_recipe_has_its_authors_schedule_here():
 def test_epochs_and_rates_of_the_authors(recipe, model):
     expected = EXCEPTIONS.get((recipe, model), SCHEDULES[recipe])
     options = options_of(recipe, model)
-    batch = options.batch_size * options.grad_accum_steps * GPUS
+    batch = options.batch_size * options.grad_accum_steps * gpus(recipe)
     assert batch == expected.batch
     optimizer = build_optimizer(nn.Linear(2, 2), options, resolve_lr(options, batch)[0])
     scheduler, epochs = build_schedule(optimizer, options, steps=100)
@@ -125,6 +134,8 @@ def test_epochs_and_rates_of_the_authors(recipe, model):
 def size_of(recipe: str, model: str) -> int:
     if match := re.search(r"_(384|512)$", recipe):
         return int(match[1])
+    if recipe == "dhvt:cifar100":
+        return 32
     return 256 if model == "shvit_s4" else 224
 
 
@@ -146,6 +157,7 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
             spared = parameter.ndim <= 1 or name.endswith(".bias")
             if recipe.startswith("maxvit"):
                 spared |= name.endswith("relative_position_bias_table")
+            spared |= name in ("cls_token.token", "pos_embed.table")
             assert group["weight_decay"] == (0 if spared else options.weight_decay), name
     assert not names
 
@@ -166,6 +178,8 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         ("transxnet", "transxnet_t", r"\.ls[12]\.weight$"),
         ("patnet", "patnet_t0", r"\.relative_position_bias_table$"),
         ("biformer", "biformer_t", r"\.pos_embed\.weight$"),
+        ("dhvt", "dhvt_t", r"\.attn\.pos_embed$"),
+        ("dhvt", "dhvt_t", r"_affine\.(alpha|beta)$"),
         ("maxvit", "maxvit_t", None),
         ("maxvit:finetune_384", "maxvit_t", None),
     ],
