@@ -30,6 +30,7 @@ class Weights:
         page: Address of a page that only a person can download from.
         sha256: Hex digest of the published file, where known.
         input_size: Side of the square image, pixels.
+        reduction: Stride of the last map, where it is not the family's.
         crop_pct: Centre crop of the resized image in evaluation.
         crop_mode: timm's crop mode ("center", "squash").
         mean, std: Input normalisation, RGB in [0, 1].
@@ -44,6 +45,7 @@ class Weights:
     page: str | None = None
     sha256: str | None = None
     input_size: int = 224
+    reduction: int | None = None
     crop_pct: float = 0.875
     crop_mode: str = "center"
     mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
@@ -125,7 +127,7 @@ class Family:
 
     def pretrained_cfg(self, weights: Weights) -> dict[str, Any]:
         """timm's pretrained cfg of `weights`."""
-        side = -(-weights.input_size // self.reduction)
+        side = -(-weights.input_size // (weights.reduction or self.reduction))
         top1 = () if weights.top1 is None else (f"published ImageNet-1K top-1: {weights.top1}",)
         return {
             "url": weights.url or weights.page or "",

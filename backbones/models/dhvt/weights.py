@@ -36,22 +36,24 @@ def _weights(top1: float | None = None, **kwargs: Any) -> Weights:
     return Weights(top1=top1, notes=(_UNPUBLISHED,), **kwargs)
 
 
-_COMMON = {
-    "model": DHVT,
-    "paper_name": "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on Small Datasets",
-    "paper_ids": "arXiv:2210.05958",
-    "origin_url": "https://github.com/ArieSeirack/DHVT",
-    "license": "apache-2.0",
-    "key_map": _KEYS,
-    "convert": _convert,
-    "first_conv": "stem.convs.0.conv",
-    "tiny": {"dim": 32, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "patch_size": 16},
-}
+def _small_images(dim: int, heads: int, patch_size: int) -> Variant:
+    weights = _weights(input_size=32, reduction=patch_size, num_classes=100, crop_pct=1.0)
+    return Variant({"dim": dim, "num_heads": heads, "patch_size": patch_size}, {"cifar100": weights})
+
 
 register_family(
     Family(
-        **_COMMON,
+        model=DHVT,
+        paper_name="DHVT: Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on "
+        "Small Datasets",
+        paper_ids="arXiv:2210.05958",
+        origin_url="https://github.com/ArieSeirack/DHVT",
+        license="apache-2.0",
+        key_map=_KEYS,
+        convert=_convert,
+        first_conv="stem.convs.0.conv",
         reduction=16,
+        tiny={"dim": 32, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "patch_size": 16},
         variants={
             "dhvt_t": Variant(
                 {"dim": 192, "num_heads": 3},
@@ -60,21 +62,10 @@ register_family(
             "dhvt_s": Variant(
                 {"dim": 384, "num_heads": 6}, {"in1k": _weights(82.3), "domainnet": _weights(num_classes=345)}
             ),
+            "dhvt_t_patch4": _small_images(192, 4, 4),
+            "dhvt_s_patch4": _small_images(384, 8, 4),
+            "dhvt_t_patch2": _small_images(192, 4, 2),
+            "dhvt_s_patch2": _small_images(384, 8, 2),
         },
     )
 )
-
-for _patch_size in (4, 2):
-    register_family(
-        Family(
-            **_COMMON,
-            reduction=_patch_size,
-            variants={
-                f"dhvt_{size}_patch{_patch_size}": Variant(
-                    {"dim": dim, "num_heads": heads, "patch_size": _patch_size},
-                    {"cifar100": _weights(input_size=32, num_classes=100, crop_pct=1.0)},
-                )
-                for size, dim, heads in (("t", 192, 4), ("s", 384, 8))
-            },
-        )
-    )
