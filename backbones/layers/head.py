@@ -122,7 +122,7 @@ class TokenHead(nn.Module):
     Args:
         in_features: Channels of the tokens.
         num_classes: Classes, 0 for none.
-        pool_type: See `TokenPool`; where it is "", logits are made of every token.
+        pool_type: As in `TokenPool`; where it is "", logits are made of every token.
         num_prefix_tokens: Tokens before those of the map.
         drop_rate: Dropout before the classifier.
     """

@@ -21,7 +21,8 @@ class IsotropicModel(BaseModel):
     a class token), then those of the grid `(H, W)`, row by row. Every block is called with tokens and grid, so that a
     mixer may see a map in them. Features are those of single blocks, without prefix tokens unless they are asked for.
 
-    Images of any size are taken: the stem pads them, and the position embedding is resized to their grid.
+    Images of any size are taken: the stem pads them, and the position embedding is resized to their grid. Constructors
+    of all families take what `BaseModel` says; `global_pool` is as in `TokenPool`.
 
     Args:
         stem: `(B, in_chans, height, width)` to the map `(B, C, H, W)` of the first block's tokens.
@@ -232,5 +233,4 @@ TOKEN_KEYS = (
     (r"^cls_token$", "cls_token.token"),
     (r"^pos_embed$", "pos_embed.table"),
     (r"^patch_embed\.proj\.", "stem.conv1."),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )

@@ -128,9 +128,6 @@ class ConViT(IsotropicModel):
     Takes images of any size: incomplete patches are zero-padded, and the position embedding is resized.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier: "token", "avg", "max", "avgmax", or "" for none.
         img_size: Side of the images, or `(height, width)`, that the position embedding is stored for.
         patch_size: Side of a patch, in pixels.
         dim: Channels.
@@ -139,8 +136,7 @@ class ConViT(IsotropicModel):
         local_depth: First blocks with gated positional attention; the class token joins after them.
         locality_strength: How sharply their heads look at a neighbour at the start.
         mlp_ratio: Hidden width of the MLPs over the channels.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `IsotropicModel`.
     """
 
     def __init__(

@@ -187,16 +187,12 @@ class DHVT(IsotropicModel):
     Takes images of any size: nothing depends on it, and the stem's convolutions round up.
 
     Args:
-        in_chans: Image channels.
-        num_classes: Classes, 0 for none.
-        global_pool: Pooling before the classifier: "token", "avg", "max", "avgmax", or "" for none.
         patch_size: Stride of the map of patches: 2, 4, 8, 16, ...
         dim: Channels.
         depth: Blocks.
         num_heads: Heads.
         mlp_ratio: Hidden width of the feed-forwards over the channels.
-        drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate, device, dtype: See `IsotropicModel`.
 
     Raises:
         ValueError: A `patch_size` that is no power of two, or heads that do not divide the channels.
