@@ -166,8 +166,8 @@ def test_auto_takes_the_kernels_on_cuda(
         return call
 
     monkeypatch.setattr(triton_backend, "devices_have_kernels", lambda: installed)
-    monkeypatch.setattr(triton_backend, "attention", choose("triton"))
-    monkeypatch.setattr(triton_backend, "product", choose("triton"))
+    monkeypatch.setattr(triton_backend, "_attention", choose("triton"))
+    monkeypatch.setattr(triton_backend, "_product", choose("triton"))
     monkeypatch.setattr("backbones.ops.neighborhood.tiled.plan_axis", choose("tiled"))
     q = _cuda(1, 14, 14, 2, dim, dtype=dtype)
     with pytest.raises(Chosen, match=backend):
