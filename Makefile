@@ -11,8 +11,8 @@ COMPILED ?= .venv-compiled
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := runs/demo
-DETECTION := output/demo-detection
-SEGMENTATION := output/demo-segmentation
+DETECTION := runs/demo-detection
+SEGMENTATION := runs/demo-segmentation
 
 .PHONY: help demo demo-detection demo-segmentation test test-all test-latest prove-ops lint format clean setup-dense
 .DEFAULT_GOAL := help
@@ -48,7 +48,7 @@ setup-dense: $(VENV)/.dense
 
 demo: $(VENV)/.core
 	@echo "== training a small NAT on scikit-learn's handwritten digits"
-	$(BIN)/python tools/classification/train.py --recipe demo --output runs --experiment demo --overwrite
+	$(BIN)/python tools/classification/train.py --recipe demo --experiment demo --overwrite
 	@echo "== validating it"
 	$(BIN)/python tools/classification/validate.py $(DEMO) --confusion $(DEMO)/confusion.png
 	@echo "== predicting held-out digits"
@@ -121,4 +121,4 @@ prove-ops: $(COMPILED)/.built
 	$(COMPILED)/bin/python tools/dense/check_ops.py --compiled
 
 clean:
-	rm -rf $(VENV) $(LATEST) $(COMPILED) runs output data/scenes .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LATEST) $(COMPILED) runs data/scenes .pytest_cache .ruff_cache

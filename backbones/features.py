@@ -6,7 +6,6 @@ weights knows it too, and must work where OpenMMLab's packages are absent or bro
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from torch import nn
 from backbones.layers.norm import LayerNorm2d
 from backbones.models import family_of
 from backbones.models.registry import DenseForm, Family
+from backbones.utils.text import either, nearest
 
 LEVELS = 4  # returned by default: strides 4 to 32 of a pyramid
 OUT_NORMS = {"layer": LayerNorm2d, "batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 1)}
@@ -253,8 +253,8 @@ def checked_name(name: str) -> str:
     """
     if isinstance(name, str) and timm.is_model(name):
         return name
-    alike = difflib.get_close_matches(str(name).partition(".")[0], timm.list_models(), n=4)
-    hint = f"did you mean {', '.join(alike)}?" if alike else "see backbones.list_models() and timm.list_models()"
+    alike = nearest(str(name).partition(".")[0], timm.list_models(), 4)
+    hint = f"did you mean {either(alike)}?" if alike else "see backbones.list_models() and timm.list_models()"
     raise ValueError(f"there is no model {name!r}: {hint}")
 
 

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "ops": {"ops", "_compat"},
     "layers": {"layers", "ops", "_compat"},
     "models": {"models", "layers", "ops", "_compat"},
-    "features": {"models", "layers"},
+    "features": {"models", "layers", "utils"},
     "utils": {"utils", "ops", "_compat"},
 }
 # and these must not import from those: training knows models through timm only.

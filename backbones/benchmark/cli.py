@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from rich.console import Console
 from rich.table import Table
 from timm.utils import ParseKwargs
 
@@ -22,10 +19,9 @@ from backbones.benchmark.measure import Machine, Timing, interleave, machine_pea
 from backbones.benchmark.models import PRECISIONS, TASKS, ModelSubject, Setting
 from backbones.benchmark.plots import plot_pareto, plot_resolution
 from backbones.models import family_of
-from backbones.utils.files import replacing, write_csv
-from backbones.utils.terminal import counting_bar, messages
-
-console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+from backbones.utils.files import write_csv, write_json, write_text
+from backbones.utils.terminal import console, counting_bar, fail, say, warn
+from backbones.utils.text import first_line
 
 
 class BenchmarkError(ValueError):
@@ -248,7 +244,7 @@ def _plots(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
     rows = [row for row in rows if all(row[key] == value for key, value in same.items())]
     title = f"{task}, batch {same['batch']}, {same['precision']}, {args.device}"
     if args.plot:
-        messages.print(f"wrote {plot_resolution(rows, args.plot, title)}")
+        say(f"wrote {plot_resolution(rows, args.plot, title)}")
     if args.pareto:
         given = {name: float(value) for name, _, value in (item.partition("=") for item in args.top1)}
         size = rows[0]["size"]
@@ -256,7 +252,7 @@ def _plots(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
         points = {name: (speed, top1) for name, speed in speeds.items() if (top1 := _top1(name, given)) is not None}
         if not points:
             raise BenchmarkError("--pareto needs a model with a published top-1: give --top1 MODEL=X.")
-        messages.print(f"wrote {plot_pareto(points, args.pareto, f'{title}, {size}')}")
+        say(f"wrote {plot_pareto(points, args.pareto, f'{title}, {size}')}")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -280,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             torch.set_num_threads(args.threads)
         device = torch.device(args.device)
         machine = describe_machine(device)
-        messages.print(", ".join(f"{key} {value}" for key, value in machine.items()), markup=False)
+        say(", ".join(f"{key} {value}" for key, value in machine.items()))
         if args.command == "models":
             rows, tables = run_models(args, device)
             _plots(args, rows)
@@ -289,19 +285,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             tables = [op_table(rows)]
             show(*tables[0])
         if args.markdown:
-            with replacing(args.markdown) as aside:
-                aside.write_text(markdown(tables), encoding="utf-8")
+            write_text(args.markdown, markdown(tables))
         if args.csv:
             write_csv(args.csv, rows)
         if args.json:
-            with replacing(args.json) as aside:
-                aside.write_text(json.dumps({"machine": machine, "results": rows}, indent=1) + "\n", encoding="utf-8")
+            write_json(args.json, {"machine": machine, "results": rows})
     except (BenchmarkError, ValueError, RuntimeError, AssertionError) as error:
         if not isinstance(error, ValueError) and "CUDA" not in str(error):
             raise
-        messages.print(f"error: {str(error).splitlines()[0]}", style="bold red", markup=False)
+        fail(first_line(error))
         return 2
     except KeyboardInterrupt:
-        messages.print("Interrupted.", style="yellow")
+        warn("Interrupted.")
         return 130
     return 0

@@ -12,7 +12,7 @@ import timm
 
 from backbones.models import family_of, list_known
 from backbones.models.registry import Family
-from backbones.utils.files import replacing
+from backbones.utils.files import write_text
 from backbones.utils.profiling import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,5 +166,4 @@ def main(argv: list[str] | None = None) -> None:
     rows = {name: [*measure(name), errors.get(name, NO_FIXTURE)] for name in list_known()}
     text = readme(README.read_text(encoding="utf-8"), rows)
     for path, content in ((PAGE, page(rows)), (README, text)):
-        with replacing(path) as aside:
-            aside.write_text(content, encoding="utf-8")
+        write_text(path, content)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from rich.console import Console
 from rich.table import Table
 
 from backbones.checkpoints import WeightsError
@@ -21,11 +19,10 @@ from backbones.dense.errors import DenseError
 from backbones.dense.ops import OperatorsError
 from backbones.dense.options import OptionsAction
 from backbones.dense.reading import Reader
-from backbones.utils.processes import keep_freed_memory, leave_processes
-from backbones.utils.terminal import counting_bar, messages
-
-#: Messages go to stderr, results to stdout. Off a terminal, lines are not folded.
-console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+from backbones.utils import terminal
+from backbones.utils.files import InputError, WriteError
+from backbones.utils.processes import leave_processes
+from backbones.utils.terminal import console, counting_bar
 
 
 def parser_of(name: str, description: str | None, work_dir: bool = True) -> argparse.ArgumentParser:
@@ -41,7 +38,7 @@ def parser_of(name: str, description: str | None, work_dir: bool = True) -> argp
         "--cfg-options", nargs="+", action=OptionsAction, default={}, metavar="KEY=VALUE", help="other values of it"
     )
     if work_dir:
-        group.add_argument("--work-dir", metavar="DIR", help="where the run goes (default: output/<config>)")
+        group.add_argument("--work-dir", metavar="DIR", help="where the run goes (default: runs/<config>)")
     return parser
 
 
@@ -53,7 +50,7 @@ def read_config(args: argparse.Namespace) -> Config:
 def say(text: str) -> None:
     """A message for the user, on stderr; of many processes, the first speaks."""
     if is_main_process():
-        messages.print(text, markup=False, soft_wrap=True)
+        terminal.say(text)
 
 
 def check_output(path: str | Path, flag: str, folder: bool = True) -> None:
@@ -113,23 +110,17 @@ def show_rows(title: str, rows: Sequence[tuple[str, Any]]) -> None:
 
 def guarded(run: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None) -> int:
     """Runs a command line; what the user can mend ends it with one sentence and exit code 2."""
-    if argv is None:  # the process is this program's own
-        keep_freed_memory()
-    try:
-        code = run(argv)
+
+    def work(argv: Sequence[str] | None) -> int | None:
+        try:
+            code = run(argv)
+        except (BrokenPipeError, WriteError):
+            raise
+        except OSError as error:
+            what, reason = error.filename or "A file", f"{error.strerror or error}".lower()
+            raise DenseError(f"{what} cannot be read or written ({reason}): see to it, or name another.") from error
         leave_processes()
-        return code or 0
-    except (DenseError, WeightsError, OperatorsError) as error:
-        messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
-        return 2
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        reason = f"{error.strerror or error}".lower()
-        text = f"error: {error.filename or 'A file'} cannot be read or written ({reason}): see to it, or name another."
-        messages.print(text, style="bold red", markup=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        messages.print("Interrupted. A training goes on with --resume.", style="yellow")
-        return 130
+        return code
+
+    mistakes = (DenseError, WeightsError, OperatorsError, InputError, WriteError)
+    return terminal.guarded(work, argv, mistakes, "Interrupted. A training goes on with --resume.")

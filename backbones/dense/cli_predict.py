@@ -7,8 +7,9 @@ from pathlib import Path
 
 from backbones.dense.cli_common import check_output, guarded, parser_of, read_config, say
 from backbones.dense.errors import DenseError
-from backbones.dense.predict import Predictor, find_images, predict
+from backbones.dense.predict import Predictor, predict
 from backbones.dense.runner import build_model, check_device, without_starting_weights
+from backbones.utils.files import find_images
 from backbones.utils.terminal import counting_bar
 
 
@@ -16,7 +17,7 @@ def run(argv: Sequence[str] | None) -> int:
     """Predicts all images; exit code 1 when some of them could not be, which is told at the end."""
     parser = parser_of("predict", __doc__, work_dir=False)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="file or address: ours or the authors'")
-    parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, or folders (searched through)")
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE", help="image files, folders (searched through), or globs")
     parser.add_argument("-o", "--out-dir", default="predictions", metavar="DIR", help="default: predictions")
     parser.add_argument("--score-thr", type=float, default=0.3, metavar="X", help="least score shown (default: 0.3)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images, spread over those found")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from backbones.dense.cli_common import (
 from backbones.dense.config import datasets
 from backbones.dense.data_check import check
 from backbones.dense.errors import DenseError
-from backbones.utils.files import replacing
+from backbones.utils.files import write_json
 
 
 def run(argv: Sequence[str] | None) -> int:
@@ -59,10 +58,7 @@ def run(argv: Sequence[str] | None) -> int:
     if not is_main_process():
         return 0
     show_rows(f"{args.checkpoint}", list(metrics.items()))
-    out = Path(args.out or Path(cfg.work_dir) / "metrics.json")
-    with replacing(out) as aside:
-        aside.write_text(json.dumps(metrics, indent=1, default=float) + "\n", encoding="utf-8")
-    say(f"wrote {out}")
+    say(f"wrote {write_json(args.out or Path(cfg.work_dir) / 'metrics.json', metrics, default=float)}")
     return 0
 
 

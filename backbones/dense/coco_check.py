@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backbones.dense.errors import DenseError, first_line
+from backbones.dense.errors import DenseError
 from backbones.dense.reading import Reader, image_size, mapped
+from backbones.utils.text import first_line
 
 _LISTS = ("images", "annotations", "categories")
 _MAX_SHOWN = 60  # characters of a wrong value in a message

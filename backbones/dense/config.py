@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,10 @@ from mmengine.registry import DATASETS
 from mmengine.utils import import_modules_from_strings
 
 from backbones.dense.config_table import COLUMNS, config_paths
-from backbones.dense.errors import DenseError, first_line
+from backbones.dense.errors import DenseError
 from backbones.dense.ops import OperatorsError
 from backbones.dense.options import check_options
+from backbones.utils.text import either, first_line, nearest
 
 SPLITS = ("train", "val", "test")
 
@@ -35,7 +35,7 @@ def load_config(
         options: Values by dotted key, as `--cfg-options` gives them.
         data_root: Folder of the data, for the config's own.
         classes: Names of the classes, for the config's own; see `set_classes`.
-        work_dir: Where the run goes; `output/<name of the config>` by default.
+        work_dir: Where the run goes; `runs/<name of the config>` by default.
 
     Raises:
         DenseError: The config cannot be read, or has not what is to be changed.
@@ -43,8 +43,8 @@ def load_config(
     path = Path(path)
     if not path.is_file():
         known = {config.stem: config for task in COLUMNS for config in config_paths(task)}
-        alike = difflib.get_close_matches(path.stem, known, n=3)
-        hint = f"did you mean {', '.join(str(_short(known[name])) for name in alike)}?" if alike else "see configs/"
+        alike = nearest(path.stem, known)
+        hint = f"did you mean {either([_short(known[name]) for name in alike])}?" if alike else "see configs/"
         raise DenseError(f"There is no config {path}: {hint}")
     try:
         cfg = Config.fromfile(path)
@@ -64,7 +64,7 @@ def load_config(
         set_data_root(cfg, data_root)
     if classes:
         set_classes(cfg, classes)
-    cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("output") / path.stem)
+    cfg.work_dir = str(work_dir or cfg.get("work_dir") or Path("runs") / path.stem)
     return cfg
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from backbones.dense.costs import build_model, count_macs
-from backbones.utils.files import replacing
+from backbones.utils.files import write_text
 from backbones.utils.profiling import count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -101,8 +101,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{text.split(BEGIN)[0]}{BEGIN}\n" + "\n".join((*header(task), *rows)) + f"\n{END}{text.split(END)[1]}"
         )
         if not args.check:
-            with replacing(readme) as aside:
-                aside.write_text(written, encoding="utf-8")
+            write_text(readme, written)
         elif written != text:
             sys.exit(
                 f"{readme.relative_to(CONFIGS.parent)} is out of date: run python tools/dense/config_table.py {task}"

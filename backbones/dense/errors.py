@@ -14,8 +14,3 @@ class DenseError(ValueError):
 def some(names: Sequence[str], limit: int = _SHOWN) -> str:
     """The first names of a list, for a message."""
     return ", ".join(map(str, names[:limit])) + (", ..." if len(names) > limit else "")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, to stand in brackets."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
 from backbones.dense.loading import Batches
-from backbones.utils.files import replacing
+from backbones.utils.files import write_text
 from backbones.utils.seeding import seed_all
 
 LATEST = "latest.pth"
@@ -114,8 +114,7 @@ class StepCheckpointHook(Hook):
         if self.every_n_train_iters(runner, self.interval):
             runner.save_checkpoint(runner.work_dir, LATEST, by_epoch=False)
             if is_main_process():
-                with replacing(Path(runner.work_dir) / "last_checkpoint") as aside:
-                    aside.write_text(str(Path(runner.work_dir) / LATEST))
+                write_text(Path(runner.work_dir) / "last_checkpoint", str(Path(runner.work_dir) / LATEST))
 
     def after_train(self, runner: Any) -> None:
         """Leave nothing that the checkpoint of the last epoch replaces."""

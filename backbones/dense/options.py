@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mmengine.registry
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 from backbones.dense.backbone import Backbone
 from backbones.dense.errors import DenseError, some
 from backbones.models import family_of
+from backbones.utils.text import nearest
 
 #: Keys that mmengine takes of parts that are no arguments of a class, by the part's key.
 _TAKEN = {
@@ -103,16 +103,11 @@ def _check_new(parent: str, part: Mapping, name: str, scope: str | None, where: 
     if name in known | _ALWAYS:
         return
     closed = not takes_any or (not typed and re.fullmatch(_CLOSED, parent) is not None)
-    near = nearest(name, known, 0.6 if closed else _ALIKE)
+    near = nearest(name, known, count=1, cutoff=0.6 if closed else _ALIKE)
     if not closed and not near:
         return
-    remedy = f"did you mean {near}?" if near else f"it takes {some(sorted(known))}."
+    remedy = f"did you mean {near[0]}?" if near else f"it takes {some(sorted(known))}."
     raise DenseError(f"{where}: {parent or 'the config'} has no {name}: {remedy}")
-
-
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name that is most like another."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def _check_kind(key: str, old: Any, value: Any) -> None:
@@ -130,8 +125,8 @@ def _check_type(key: str, old: str, value: str, scope: str | None) -> None:
     if _found(value, scope):
         return
     for registry, _ in _found(old, scope):
-        near = nearest(value, names_of(registry))
-        remedy = f"did you mean {near}?" if near else f"it is {old} in the config."
+        near = nearest(value, names_of(registry), count=1, cutoff=0.6)
+        remedy = f"did you mean {near[0]}?" if near else f"it is {old} in the config."
         raise DenseError(f"--cfg-options {key}: there is no {registry.name} {value}: {remedy}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,29 +19,9 @@ from torch import nn
 from backbones.dense.config import classes_of, datasets
 from backbones.dense.errors import DenseError
 from backbones.dense.loading import NamingPipeline
-from backbones.utils.files import replacing
+from backbones.utils.files import replacing, write_json
 
 LEAST_SIDE = 480  # pixels, of the longer side of a picture
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-
-def find_images(inputs: Sequence[str | Path]) -> list[Path]:
-    """The images that files, and folders searched through, name.
-
-    Raises:
-        DenseError: An input is not there, or none of them holds an image.
-    """
-    found: list[Path] = []
-    for item in map(Path, inputs):
-        if item.is_dir():
-            found += sorted(path for path in item.rglob("*") if path.suffix.lower() in SUFFIXES)
-        elif item.is_file():
-            found.append(item)
-        else:
-            raise DenseError(f"There is no image or folder {item}.")
-    if not found:
-        raise DenseError(f"There is no image in {', '.join(map(str, inputs))}.")
-    return found
 
 
 def pipeline_of(cfg: Config) -> NamingPipeline:
@@ -239,6 +218,5 @@ def predict(
                 Image.fromarray(labels).save(aside, format="png")
         told.append(entry)
         done()
-    with replacing(folder / "predictions.json") as aside:
-        aside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "predictions.json", told)
     return told, failed

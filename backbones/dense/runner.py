@@ -25,7 +25,8 @@ from backbones.checkpoints import WeightsError
 from backbones.dense import loading, loops
 from backbones.dense.checkpoint import load_state, load_weights, read
 from backbones.dense.errors import DenseError
-from backbones.dense.options import arguments_of, names_of, nearest, registries
+from backbones.dense.options import arguments_of, names_of, registries
+from backbones.utils.text import first_line, nearest
 
 _RUNS = itertools.count(1)
 _SHOWN = 300  # characters of an error of others
@@ -163,7 +164,7 @@ def check_device(name: str | None) -> None:
         if name is not None:
             torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0].rstrip(".")
+        reason = first_line(error).partition(". ")[0]
         raise DenseError(f"Device {name!r} cannot be used ({reason}): try --device cpu.") from error
 
 
@@ -335,14 +336,13 @@ def _config_failure(error: Exception) -> str:
     absent = re.match(r"(\S+) is not in the (.+?) registry", reason)
     if unknown and owners:
         target = getattr(importlib.import_module(owners[-1][1].replace("/", ".")), owners[-1][0], None)
-        near = nearest(unknown[2], arguments_of(target)[0] if target else ())
-        return (
-            f"{owners[-1][0]} has no {unknown[2]}: {f'did you mean {near}?' if near else 'take it out of the config.'}"
-        )
+        near = nearest(unknown[2], arguments_of(target)[0] if target else (), count=1, cutoff=0.6)
+        remedy = f"did you mean {near[0]}?" if near else "take it out of the config."
+        return f"{owners[-1][0]} has no {unknown[2]}: {remedy}"
     if absent:
         roots = [registry for registry in registries() if registry.name == absent[2].rpartition("::")[2]]
-        near = nearest(absent[1], set().union(*map(names_of, roots)))
-        remedy = f"did you mean {near}?" if near else "correct the type in the config."
+        near = nearest(absent[1], set().union(*map(names_of, roots)), count=1, cutoff=0.6)
+        remedy = f"did you mean {near[0]}?" if near else "correct the type in the config."
         return f"{absent[1]} is not in the {absent[2]} registry: {remedy}"
     if _from_us(error):
         return reason

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -21,8 +20,8 @@ from backbones.benchmark.cli import describe_machine
 from backbones.gpu.page import write_page
 from backbones.gpu.part import DEVICE_LOST, PARTS
 from backbones.gpu.results import FAILS, ROOT, RUNNING, Results, Summary
-from backbones.utils.files import replacing
-from backbones.utils.terminal import messages
+from backbones.utils.files import write_json
+from backbones.utils.terminal import fail, say
 
 #: How often a part is started again after its process has died.
 RESTARTS = 5
@@ -144,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.out.exists() and not args.out.is_dir():
         problem = f"--out {args.out} is a file: name a folder"
     if problem:
-        messages.print(f"error: {problem}.", style="bold red", markup=False)
+        fail(f"{problem}.")
         return 2
     parts = [name for name in PARTS if name in args.parts]
     for name in parts:
@@ -152,9 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         (args.out / name / "log.txt").unlink(missing_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
     machine = describe(args)
-    with replacing(args.out / "machine.json") as aside:
-        aside.write_text(json.dumps(machine, indent=1) + "\n", encoding="utf-8")
-    messages.print(", ".join(f"{key} {value}" for key, value in machine.items()), markup=False)
+    write_json(args.out / "machine.json", machine)
+    say(", ".join(f"{key} {value}" for key, value in machine.items()))
 
     end = monotonic() + 60 * args.minutes
     with contextlib.ExitStack() as background:
@@ -167,10 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             # What earlier parts left of their time goes to later ones.
             share = PARTS[name] / sum(PARTS[later] for later in parts[i:])
             left = max(end - monotonic(), 0)
-            messages.print(f"{name}: up to {share * left / 60:.1f} minutes", markup=False)
+            say(f"{name}: up to {share * left / 60:.1f} minutes")
             run_part(name, args, share * left)
             counts = write_page(args.out, parts, machine)[name]
-            messages.print("  " + ", ".join(f"{count} {status}" for status, count in counts.items()), markup=False)
+            say("  " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     counts = write_page(args.out, parts, machine)
-    messages.print(f"wrote {args.out / 'report.md'}", markup=False)
+    say(f"wrote {args.out / 'report.md'}")
     return 1 if any(part.get(FAILS) for part in counts.values()) else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backbones.gpu.results import FAILS, HOLDS, MEASURED, MISSED, NOT_REACHED, UNAVAILABLE, Results, Summary
-from backbones.utils.files import replacing
+from backbones.utils.files import write_text
 
 #: What a row says beside its table's columns.
 _PLUMBING = ("case", "status", "table", "seconds")
@@ -32,8 +32,7 @@ def write_page(folder: Path, parts: Sequence[str], machine: Mapping[str, Any]) -
         lines += _tables(name, summary)
         pictures = sorted((folder / name).glob("*.png"))
         lines += [f"![{picture.stem}]({name}/{picture.name})" for picture in pictures] + [""] * bool(pictures)
-    with replacing(folder / "report.md") as aside:
-        aside.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    write_text(folder / "report.md", "\n".join(lines).rstrip() + "\n")
     return counts
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from backbones.gpu.pictures import picture_path, plot_ratios
 from backbones.gpu.results import FAILS, MEASURED, Case, Results, Setting, first_line
 from backbones.ops.neighborhood import natten, triton
 from backbones.ops.neighborhood.triton import Tiles
-from backbones.utils.files import replacing
+from backbones.utils.files import write_json
 
 Forms = dict[str, Callable[..., Tensor]]
 
@@ -113,8 +112,7 @@ def search_tiles(setting: Setting, results: Results) -> dict[str, Any]:
         results.add(f"tiles, {key}", MEASURED, table="best tiles", **row)
     name = triton.capability(setting.device)
     triton.TUNED.setdefault(name, {}).update(best)
-    with replacing(setting.folder / "triton_tiles.json") as aside:
-        aside.write_text(json.dumps({name: best}, indent=1) + "\n", encoding="utf-8")
+    write_json(setting.folder / "triton_tiles.json", {name: best})
     return {}
 
 

@@ -1,10 +1,13 @@
-"""The processes that command lines run in: their memory, and how they end."""
+"""The processes that command lines run in: their memory, the signals they get, and how they end."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch.distributed as dist
 
@@ -13,6 +16,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 #: How long a process waits for the threads of its process group, in seconds.
 _GRACE = 0.2
+
+#: A SIGINT this many seconds after the first signal is a user's who does not want to wait.
+_IMPATIENT = 5.0
 
 
 def leave_processes() -> None:
@@ -48,3 +54,31 @@ def _set_malloc(values: Mapping[int, int]) -> None:
         return
     for option, value in values.items():
         mallopt(option, value)
+
+
+class Stop:
+    """Turns SIGINT and SIGTERM into a flag; a second SIGINT some seconds later interrupts at once.
+
+    One request to stop may come as several signals: ``timeout`` signals its child and then the process group, and
+    torchrun passes on what it got to processes that got it too.
+    """
+
+    def __init__(self) -> None:
+        self.signal, self.since = 0, 0.0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listens inside the block."""
+        saved = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in saved.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self.since = number, now
+        elif number == signal.SIGINT and now - self.since > _IMPATIENT:
+            raise KeyboardInterrupt

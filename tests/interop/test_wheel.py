@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LEFT_OUT = shutil.ignore_patterns(".*", "tests", "runs", "output", "build", "*.egg-info", "*.safetensors", "*.pth")
+LEFT_OUT = shutil.ignore_patterns(".*", "tests", "runs", "build", "*.egg-info", "*.safetensors", "*.pth")
 COMMANDS = (
     ["backbones-train", "--recipe", "demo", "--epochs", "1", "--output", "runs", "--experiment", "demo"],
     ["backbones-validate", "runs/demo"],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backbones.utils.files import WriteError, check_writable, replacing
+from backbones.utils.files import InputError, WriteError, check_writable, find_images, replacing
 
 
 def test_writes_a_new_file_in_a_new_folder(tmp_path):
@@ -46,3 +46,34 @@ def test_what_is_no_plain_file_is_written_to_and_stays_what_it_is(tmp_path):
     with pytest.raises(WriteError, match="No space left on device"), replacing(full) as path:
         path.write_text("lost")
     assert full.is_symlink()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("b.png", "deep/er/a.JPG", "c.webp", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def test_files_folders_and_globs_are_found_once_and_in_order(photos):
+    assert _names(find_images([str(photos)])) == ["b.png", "c.webp", "a.JPG"]
+    assert _names(find_images([str(photos / "c.webp"), str(photos)])) == ["c.webp", "b.png", "a.JPG"]
+    assert _names(find_images([str(photos / "*.png")])) == ["b.png"]
+    assert _names(find_images([str(photos / "**" / "*")])) == ["b.png", "c.webp", "a.JPG"]
+    assert _names(find_images([str(photos / "de*")])) == ["a.JPG"]
+    assert _names(find_images([str(photos / "notes.txt")])) == ["notes.txt"]  # named, so tried
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("*.tiff", "No image matches"), ("absent.jpg", "does not exist"), ("empty", "holds no images")],
+)
+def test_inputs_that_match_nothing(photos, text, message):
+    with pytest.raises(InputError, match=message):
+        find_images([str(photos / text)])
+
+
+def _names(paths):
+    return [path.name for path in paths]

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from backbones.dense.errors import first_line
 from backbones.dense.ops import attention, boxes, convolution, losses, reassembly, regions
+from backbones.utils.text import first_line
 from backbones_mmcv import NAME
 
 BUILD = (

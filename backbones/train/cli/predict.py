@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import io
-import sys
+import math
 from collections.abc import Sequence
 
-from backbones.train.cli.common import (
-    exif_transpose,
-    guarded,
-    load,
-    make_forward,
-    messages,
-    pick_device,
-    say,
-    title_of,
-    warn,
-)
+from backbones.train.cli.common import exif_transpose, load, main_of, make_forward, pick_device, title_of
 from backbones.train.data.loader import EvalLoader
-from backbones.train.evaluation.evaluate import evaluation_transform, write_text
+from backbones.train.data.transforms import evaluation_transform
+from backbones.train.evaluation.evaluate import not_finite_sentence
 from backbones.train.evaluation.models import describe_classes
 from backbones.train.evaluation.predict import (
     HeldOutDigits,
     ImageFiles,
-    find_images,
     predict,
     read_class_map,
     true_class,
@@ -33,8 +23,8 @@ from backbones.train.evaluation.predict import (
 from backbones.train.options import flags
 from backbones.train.options.evaluation import PredictOptions
 from backbones.train.options.flags import Parser, read_options
-from backbones.utils.files import WriteError, check_writable
-from backbones.utils.terminal import counting_bar
+from backbones.utils.files import WriteError, check_writable, find_images, write_text
+from backbones.utils.terminal import counting_bar, fail, say, warn
 
 
 def build_parser() -> Parser:
@@ -55,13 +45,13 @@ def _output_type(args: PredictOptions) -> str:
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Predicts all images; exit code 1 when none could be read."""
+    """Predicts all images; exit code 1 when none could be read, or the model's outputs are not numbers."""
     args = read_options(PredictOptions, build_parser(), argv)
     files = find_images(args.inputs) if args.inputs else []
     for path in filter(None, (args.output, args.sheet)):
         check_writable(path)
     device = pick_device(args.device)
-    loaded = load(args, args.model, args.checkpoint, say)
+    loaded = load(args, args.model, args.checkpoint)
     config = loaded.data_config
     outputs = loaded.model.num_classes
     names = describe_classes(loaded.class_names, outputs)
@@ -88,20 +78,18 @@ def run(argv: Sequence[str] | None) -> int:
         for name in unreadable:
             warn(f"  {name}")
     if not predictions:
-        messages.print("error: None of the images could be read.", style="bold red", markup=False)
+        fail("None of the images could be read.")
         return 1
     out = io.StringIO()
     write_predictions(predictions, _output_type(args), out)
     try:
         if args.output:
             say(f"wrote {write_text(args.output, out.getvalue())}")
-        else:
-            sys.stdout.write(out.getvalue())
-            sys.stdout.flush()
     except WriteError:
-        sys.stdout.write(out.getvalue())
-        sys.stdout.flush()
+        print(out.getvalue(), end="", flush=True)
         raise
+    if not args.output:
+        print(out.getvalue(), end="", flush=True)
     known = [p for p in predictions if p.truth is not None]
     if known:
         right = sum(p.truth == p.names[0] for p in known)
@@ -111,13 +99,13 @@ def run(argv: Sequence[str] | None) -> int:
         columns = 10 if args.digits is not None and len(predictions) >= 10 else None  # every digit a column of its own
         path, shown = write_sheet(predictions, source, args.sheet, title, args.sheet_limit, columns)
         say(f"wrote {path}" + (f" (the first {shown} of {len(predictions)})" if shown < len(predictions) else ""))
-    return 0
+    wrong = sum(math.isnan(prediction.probabilities[0]) for prediction in predictions)
+    if wrong:
+        fail(not_finite_sentence(wrong, len(predictions)))
+    return 1 if wrong else 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `backbones-predict`; returns the exit code."""
-    return guarded(run, argv)
-
+main = main_of(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from backbones.train.cli.common import (
-    console,
-    exif_transpose,
-    guarded,
-    load,
-    make_forward,
-    messages,
-    numbered,
-    pick_device,
-    say,
-    title_of,
-    warn,
+from backbones.train.cli.common import exif_transpose, load, main_of, make_forward, pick_device, title_of
+from backbones.train.data.datasets import (
+    DataError,
+    StreamSource,
+    build_dataset,
+    data_name,
+    name_and_root,
+    split_folder,
 )
-from backbones.train.data.datasets import DataError, StreamSource, build_dataset, data_name, split_folder
 from backbones.train.data.loader import EvalLoader
-from backbones.train.evaluation.evaluate import (
-    Evaluation,
-    evaluate,
-    evaluation_transform,
-    match_classes,
-    open_real_labels,
-    read_valid_labels,
-    write_json,
-)
+from backbones.train.data.transforms import evaluation_transform
+from backbones.train.evaluation.evaluate import Evaluation, evaluate, not_finite_sentence
+from backbones.train.evaluation.labels import match_classes, open_real_labels, read_valid_labels
 from backbones.train.evaluation.models import LoadedModel, ModelError, describe_classes, recipe_of
 from backbones.train.options import flags
 from backbones.train.options.evaluation import ValidateOptions
 from backbones.train.options.flags import Parser, read_options
-from backbones.utils.files import WriteError, check_writable, write_csv
-from backbones.utils.terminal import counting_bar
+from backbones.utils.files import WriteError, check_writable, write_csv, write_json
+from backbones.utils.profiling import count_parameters
+from backbones.utils.terminal import console, counting_bar, fail, say, warn
 
 _SHOWN_CLASSES = 20
 
@@ -79,11 +70,8 @@ def open_data(args: ValidateOptions, spec: str, in_chans: int):
     """
     recipe = recipe_of(spec)
     given = any((args.data, args.data_dir, args.dataset))
-    data, root, name = (getattr(args, k) if given else recipe.get(k) for k in ("data", "data_dir", "dataset"))
-    if name and data and not root:
-        root = data
-    data = name or data or root
-    keys = {key: getattr(args, key) or recipe.get(key) for key in ("class_map", "input_key", "target_key")}
+    source = vars(args) if given else recipe
+    data, root = name_and_root(*(source.get(key) for key in ("data", "data_dir", "dataset")))
     located, split = _locate(data, args.split or recipe.get("val_split") or "val")
     dataset = build_dataset(
         located,
@@ -93,7 +81,7 @@ def open_data(args: ValidateOptions, spec: str, in_chans: int):
         num_samples=args.num_samples or recipe.get("val_num_samples"),
         download=args.dataset_download or None,
         exif_transpose=exif_transpose(args, spec),
-        **keys,
+        **{key: getattr(args, key) or recipe.get(key) for key in ("class_map", "input_key", "target_key")},
     )
     dataset.unreadable.limit = args.max_unreadable
     dataset.unreadable.log = Path(args.unreadable_log) if args.unreadable_log else None
@@ -107,7 +95,7 @@ def measure(args: ValidateOptions, spec: str, checkpoint: str | None) -> tuple[d
         Its row of the table, the evaluation, and the names of the classes in the data's order.
     """
     device = pick_device(args.device)
-    loaded = load(args, spec, checkpoint, say)
+    loaded = load(args, spec, checkpoint)
     config = loaded.data_config
     dataset, data = open_data(args, spec, config["input_size"][0])
     if args.valid_labels:
@@ -150,7 +138,7 @@ def make_row(
         "data": data,
         "img_size": config["input_size"][-1],
         "crop_pct": config["crop_pct"],
-        "params_m": round(sum(p.numel() for p in loaded.model.parameters()) / 1e6, 3),
+        "params_m": round(count_parameters(loaded.model) / 1e6, 3),
         "classes": result.num_classes,
         "images": result.images,
         "unreadable": result.unreadable,
@@ -223,7 +211,10 @@ def write_results(path: str, rows: Sequence[dict[str, Any]]) -> list[Path]:
     known = target.suffix.lower() in (".csv", ".json")
     files = [target] if known else [Path(f"{path}.csv"), Path(f"{path}.json")]
     for file in files:
-        (write_json if file.suffix.lower() == ".json" else write_csv)(file, rows)
+        if file.suffix.lower() == ".json":  # which knows no NaN
+            write_json(file, [row | ({} if math.isfinite(row["loss"]) else {"loss": None}) for row in rows])
+        else:
+            write_csv(file, rows)
     return files
 
 
@@ -234,25 +225,29 @@ def _write(
     if args.results_file:
         yield from write_results(args.results_file, rows)
     if args.per_class:
-        path = numbered(args.per_class, label or "", label is not None)
-        write_csv(path, result.per_class(names))
-        yield path
+        yield write_csv(numbered(args.per_class, label), result.per_class(names))
     if args.confusion:
         from backbones.train.evaluation.plots import plot_confusion
 
-        path = numbered(args.confusion, label or "", label is not None)
-        row = rows[-1]
-        yield plot_confusion(result.confusion(), names, path, title=f"{title_of(row['model'])} on {row['data']}")
+        title = f"{title_of(rows[-1]['model'])} on {rows[-1]['data']}"
+        yield plot_confusion(result.confusion(), names, numbered(args.confusion, label), title=title)
+
+
+def numbered(path: str, label: str | None) -> Path:
+    """`path`, with a model's label before the suffix."""
+    file = Path(path)
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in label or "").strip("._")
+    return file if label is None else file.with_name(f"{file.stem}-{safe}{file.suffix}")
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Measures every model; one that fails is named, and the others go on."""
+    """Measures every model; one that fails, or whose outputs are not numbers, is named, and the others go on."""
     args = read_options(ValidateOptions, build_parser(), argv)
     if args.model and len(args.models) == 1 and _is_data(args.models[0]) and not args.data:
         args = args.replace(models=(), data=args.models[0])  # timm's positional DIR
     specs = [*args.models, *args.model]
     checkpoints: list[str | None] = list(args.checkpoint) or [None] * len(specs)
-    several, failed, unwritten = len(specs) > 1, 0, False
+    several, failed, wrong, unwritten = len(specs) > 1, 0, False, False
     for path in (args.results_file, args.per_class, args.confusion):
         if path:
             check_writable(path if Path(path).suffix else f"{path}.csv")
@@ -264,9 +259,12 @@ def run(argv: Sequence[str] | None) -> int:
             if not several:
                 raise
             failed += 1
-            messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+            fail(error)
             continue
         rows.append(row)
+        if result.not_finite:
+            wrong = True
+            fail(f"{spec}: {not_finite_sentence(result.not_finite, result.images)}")
         label = spec if specs.count(spec) == 1 else f"{spec}-{number + 1}"
         if args.per_class:
             console.print(class_table(result.per_class(names), title_of(spec)))
@@ -275,18 +273,15 @@ def run(argv: Sequence[str] | None) -> int:
                 say(f"wrote {path}")
         except WriteError as error:  # what was measured is shown whatever becomes of the files
             unwritten = True
-            messages.print(f"error: {error}", style="bold red", markup=False, soft_wrap=True)
+            fail(error)
     if rows:
         console.print(result_table(rows))
     if failed:
         warn(f"{failed} of {len(specs)} models could not be measured.")
-    return 2 if unwritten else 1 if failed else 0
+    return 2 if unwritten else 1 if failed or wrong else 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of `backbones-validate`; returns the exit code."""
-    return guarded(run, argv)
-
+main = main_of(run)
 
 if __name__ == "__main__":
     raise SystemExit(main())

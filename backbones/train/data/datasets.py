@@ -1,13 +1,13 @@
 """Image classification data: the embedded digits, class folders and every scheme of ``timm.data.create_dataset``.
 
-Everything here yields ``(PIL image, label)``, or ``(transform(image), label)`` once ``transform`` is set. The order of
-samples, augmentation seeds and batches are decided in :mod:`backbones.train.data.loader`.
+Everything here yields ``(PIL image, label)``. The order of samples, augmentation seeds and batches are decided in
+:mod:`backbones.train.data.loader`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +71,12 @@ class UnreadableImages:
 class ImageSource(Dataset):
     """Random access to ``(image, label)`` with class names; subclasses implement :meth:`_read` and :meth:`__len__`.
 
-    Indexing gives ``(transform(image), label)``. An unreadable image is recorded in :attr:`unreadable` and comes as a
-    black image with label -1, which every evaluation here leaves out.
+    An unreadable image is recorded in :attr:`unreadable` and comes as a black image with label -1, which every
+    evaluation here leaves out; so does the index -1, which is padding.
 
     Attributes:
         class_names: Name of each class, by label.
         mode: PIL mode of the images.
-        transform: Applied to the PIL image when set.
         unreadable: The :class:`UnreadableImages` policy.
     """
 
@@ -85,7 +84,6 @@ class ImageSource(Dataset):
 
     def __init__(self, class_names: Sequence[str], size: int) -> None:
         self.class_names = [str(name) for name in class_names]
-        self.transform: Callable[[Image.Image], Any] | None = None
         self.unreadable = UnreadableImages(size)
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
@@ -118,10 +116,25 @@ class ImageSource(Dataset):
                 return sample
         raise DataError("No image of the dataset can be read.")
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        sample = self.read(index)
-        image, label = sample if sample is not None else (Image.new(self.mode, (64, 64)), -1)
-        return (self.transform(image) if self.transform is not None else image), label
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return (self.read(index) if index >= 0 else None) or (Image.new(self.mode, (64, 64)), -1)
+
+
+class SubsetSource(ImageSource):
+    """Some images of a dataset, by their indices."""
+
+    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
+        self.source, self.indices, self.mode = source, indices, source.mode
+        super().__init__(source.class_names, len(indices))
+
+    def _read(self, index: int) -> tuple[Image.Image, int]:
+        return self.source._read(self.indices[index])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def filename(self, index: int) -> str:
+        return self.source.filename(self.indices[index])
 
 
 class DigitsDataset(ImageSource):
@@ -163,10 +176,7 @@ class DigitsDataset(ImageSource):
 class TimmSource(ImageSource):
     """A map-style dataset of timm or torchvision (class folder, tar, ``hfds/``, ``torch/``) behind one interface.
 
-    Args:
-        dataset: What ``timm.data.create_dataset`` returned.
-        in_chans: Channels of the images: 1, 3 or 4.
-        exif_transpose: Turn images upright by their EXIF orientation.
+    The arguments are those of :func:`build_dataset`.
     """
 
     def __init__(self, dataset: Dataset, in_chans: int = 3, exif_transpose: bool = False) -> None:
@@ -205,7 +215,6 @@ class StreamSource(IterableDataset):
         self.dataset = dataset
         self.mode, self.exif_transpose = image_mode(in_chans), exif_transpose
         self.class_names = _class_names(dataset)
-        self.transform: Callable[[Image.Image], Any] | None = None
         self.unreadable = UnreadableImages(1)
 
     def __iter__(self):
@@ -215,7 +224,7 @@ class StreamSource(IterableDataset):
             except UNREADABLE as error:
                 self.unreadable.record(0, "a streamed image", error)
                 continue
-            yield (self.transform(image) if self.transform is not None else image), int(label)
+            yield image, int(label)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -250,6 +259,12 @@ def split_name(split: str) -> str:
         if split in synonyms:
             return name
     raise DataError(f"Unknown split {split!r}: use one of {', '.join(sum(_SPLITS.values(), ()))}.")
+
+
+def name_and_root(data: str | None, data_dir: str | None, dataset: str | None) -> tuple[str | None, str | None]:
+    """What to open, and the root of a scheme's data, from the three options that name them."""
+    root = data if dataset and data and not data_dir else data_dir
+    return dataset or data or data_dir, root
 
 
 def data_name(data: str | None) -> str:
@@ -340,10 +355,8 @@ def check_same_classes(train: ImageSource | StreamSource, val: ImageSource | Str
     parts = []
     for name, ours, others in (("train", train, val), ("val", val, train)):
         only = [c for c in ours.class_names if c not in set(others.class_names)]
-        if only:
-            parts.append(
-                f"only in {name}: {', '.join(only[:5])}{f' and {len(only) - 5} more' if len(only) > 5 else ''}"
-            )
+        more = f" and {len(only) - 5} more" if len(only) > 5 else ""
+        parts += [f"only in {name}: {', '.join(only[:5])}{more}"] if only else []
     raise DataError(
         f"The class folders of train ({len(train.class_names)}) and val ({len(val.class_names)}) differ: "
         f"{'; '.join(parts) or 'same names in another order'}. Add the missing folders, or give --class-map."

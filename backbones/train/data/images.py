@@ -1,4 +1,4 @@
-"""Images as the loaders take them: orientation and bit depth on reading, and timm's augmentation with any Pillow."""
+"""Images as they are read: which errors broken files raise, orientation, bit depth, and finding image files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
-from timm.data import auto_augment
-from timm.data.auto_augment import AugmentOp
 
 #: What broken image files raise in PIL's decoders. ``OSError`` covers unidentified and truncated images,
 #: ``RuntimeError`` what AVIF's decoder says; the others come from damaged tables and EXIF tags.
@@ -37,23 +35,3 @@ def convert_image(image: Image.Image, mode: str, exif_transpose: bool = False) -
             raise ValueError(f"the range of its {image.mode}-mode pixels is unknown: store it with 8 or 16 bits")
         image = Image.fromarray((pixels / 257).round().astype("uint8"))
     return image.convert(mode)
-
-
-def posterize(image: Image.Image, bits_to_keep: int, **kwargs) -> Image.Image:
-    """timm's posterize at every level: with no bits left the image is black, which Pillow 13 refuses to compute."""
-    if bits_to_keep < 1:
-        return Image.new(image.mode, image.size)
-    return auto_augment.posterize(image, bits_to_keep, **kwargs)
-
-
-def guard_posterize(transform):
-    """The transform of :func:`timm.data.create_transform` with :func:`posterize` in its policies.
-
-    At the highest levels of RandAugment and AutoAugment timm asks Pillow to keep 0 bits.
-    """
-    for step in getattr(transform, "transforms", ()):
-        policies = [getattr(step, "ops", []), *getattr(step, "policy", [])]
-        for operation in (op for policy in policies for op in policy):
-            if isinstance(operation, AugmentOp) and operation.aug_fn is auto_augment.posterize:
-                operation.aug_fn = posterize
-    return transform

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from backbones.train.data.datasets import DataError, ImageSource, StreamSource
@@ -41,15 +40,7 @@ def shard_positions(batch: int, shards: int, shard: int) -> list[int]:
 class TrainSampler:
     """Batch sampler of one process: yields lists of ``(epoch, index, repeat)`` keys, one list a micro-batch.
 
-    Args:
-        size: Number of images.
-        batch_size: Images a process takes in one micro-batch.
-        accum: Micro-batches of one optimiser step.
-        rank: This process.
-        world: Number of processes.
-        seed: Seed of the run.
-        repeats: Repeated augmentation: each image comes this many times in a row (on different processes), and an
-            epoch has as many samples as without (Hoffer et al., arXiv:1901.09335).
+    The arguments are those of :class:`TrainLoader`, `size` is the number of images.
     """
 
     def __init__(
@@ -111,17 +102,16 @@ class _SeededTrain(Dataset):
 
 
 class _Evaluation(Dataset):
-    """Samples in order; the index -1 is padding and, like an unreadable image, comes black with label -1."""
+    """Transforms each sample."""
 
     def __init__(self, source: ImageSource, transform: Callable) -> None:
         self.source, self.transform = source, transform
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int] | DataError:
         try:
-            sample = self.source.read(index) if index >= 0 else None
+            image, label = self.source[index]
         except DataError as error:
             return error
-        image, label = sample or (Image.new(self.source.mode, (64, 64)), -1)
         return self.transform(image), label
 
     def __len__(self) -> int:
@@ -148,14 +138,15 @@ class TrainLoader:
     """Micro-batches of training data that can start at any step of any epoch.
 
     Args:
-        source: The data, with ``transform`` unset.
+        source: The data.
         transform: Random transform from PIL image to tensor.
         batch_size: Images a process takes in one micro-batch.
         accum: Micro-batches of one optimiser step.
         seed: Seed of the run.
         rank: This process.
         world: Number of processes.
-        repeats: Repeated augmentation, see :class:`TrainSampler`.
+        repeats: Repeated augmentation: each image comes this many times in a row (on different processes), and an
+            epoch has as many samples as without (Hoffer et al., arXiv:1901.09335).
         workers: Loader processes. For streamed data at least one, and the same number is needed to resume exactly.
         pin_memory: Page-locked batches, for copies to a GPU.
     """
@@ -202,16 +193,20 @@ class TrainLoader:
         """Images of one optimiser step."""
         return self.sampler.global_batch
 
-    def halve(self) -> None:
-        """Half the micro-batch and twice the accumulation steps: the same global batch.
+    def halve(self) -> str:
+        """Half the micro-batch and twice the accumulation steps: the same global batch; returns a sentence on it.
 
         Raises:
             DataError: When the micro-batch cannot be halved.
         """
-        if self.sampler.batch_size % 2:
-            raise DataError(f"A batch of {self.sampler.batch_size} cannot be halved any more.")
-        self.sampler.batch_size //= 2
-        self.sampler.accum *= 2
+        sampler = self.sampler
+        if sampler.batch_size % 2:
+            raise DataError(f"A batch of {sampler.batch_size} cannot be halved any more.")
+        sampler.batch_size, sampler.accum = sampler.batch_size // 2, sampler.accum * 2
+        return (
+            f"out of memory: now {sampler.batch_size} images x {sampler.accum} accumulation steps (global batch "
+            f"{sampler.global_batch} as before)"
+        )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Micro-batches ``(images (B, C, H, W), labels (B,))`` of an epoch from optimiser step ``start`` on."""
@@ -235,14 +230,7 @@ class EvalLoader:
 
     All processes get the same number of batches of the same sizes; padding and unreadable images have label -1.
 
-    Args:
-        source: The data, with ``transform`` unset.
-        transform: Deterministic transform from PIL image to tensor.
-        batch_size: Images a batch.
-        rank: This process.
-        world: Number of processes.
-        workers: Loader processes.
-        pin_memory: Page-locked batches, for copies to a GPU.
+    The arguments are those of :class:`TrainLoader`; the transform is deterministic.
     """
 
     def __init__(

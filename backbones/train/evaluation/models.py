@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-import yaml
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 from timm.models import get_model_input_config, resolve_model_input_args
 from timm.utils.model import reparameterize_model
@@ -22,20 +21,12 @@ from backbones.checkpoints import WeightsError, averaged, read_checkpoint, renam
 from backbones.checkpoints.convert import misfit
 from backbones.checkpoints.report import LoadReport, load_report, record_loading
 from backbones.checkpoints.store import file_sha256
-from backbones.train.options import names, nearest
-
-__all__ = [
-    "LoadedModel",
-    "ModelError",
-    "check_model_name",
-    "class_names_of",
-    "describe_classes",
-    "load_model",
-    "recipe_of",
-]
+from backbones.train.options import names
+from backbones.train.options.recipe import RECIPE, stored_recipe
+from backbones.utils.text import did_you_mean, first_line
 
 #: Recipe keys of a run folder that fix how images are prepared.
-_PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 _CHECKPOINT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".th")
 
 
@@ -82,22 +73,11 @@ def check_model_name(name: str) -> str:
     return name
 
 
-def _read_recipe(folder: Path) -> dict[str, Any]:
-    path = folder / "recipe.yaml"
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"Cannot read {path}: {error}") from error
-    if not isinstance(recipe, dict) or not recipe.get("model"):
-        raise ModelError(f"{path} is not the recipe of a run: it names no model.")
-    return recipe
-
-
 def recipe_of(spec: str) -> dict[str, Any]:
     """The recipe beside a run folder or a checkpoint in one; empty for anything else."""
     path = Path(spec)
     folder = path if path.is_dir() else path.parent if path.is_file() else None
-    return _read_recipe(folder) if folder is not None and (folder / "recipe.yaml").is_file() else {}
+    return stored_recipe(folder) if folder is not None and (folder / RECIPE).is_file() else {}
 
 
 def _run_weights(folder: Path, use_ema: bool) -> Path:
@@ -116,8 +96,8 @@ def _resolve(spec: str, checkpoint: str | Path | None, use_ema: bool) -> _Source
     """Tells a run folder, a checkpoint inside one, timm's own export folder and a model's name apart."""
     path = Path(spec)
     source: _Source
-    if path.is_dir() and (path / "recipe.yaml").is_file():
-        recipe = _read_recipe(path)
+    if path.is_dir() and (path / RECIPE).is_file():
+        recipe = stored_recipe(path)
         source = _Source(recipe["model"], None if checkpoint else _run_weights(path, use_ema), recipe)
     elif path.is_dir() and (path / "config.json").is_file():
         source = _Source(f"local-dir:{path}")
@@ -126,11 +106,11 @@ def _resolve(spec: str, checkpoint: str | Path | None, use_ema: bool) -> _Source
     elif path.is_file():
         if checkpoint:
             raise ModelError(f"{spec} is a checkpoint already: give --checkpoint only with a model's name.")
-        if not (path.parent / "recipe.yaml").is_file():
+        if not (path.parent / RECIPE).is_file():
             raise ModelError(
                 f"There is no recipe.yaml beside {spec}: name its model, as in --model NAME --checkpoint {spec}."
             )
-        recipe = _read_recipe(path.parent)
+        recipe = stored_recipe(path.parent)
         if use_ema and path.stem in ("best", "last"):
             ema = path.with_name(f"{path.stem}_ema{path.suffix}")
             if not ema.is_file():
@@ -173,23 +153,37 @@ def _class_hint(model: nn.Module, state: Mapping[str, torch.Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def refusals_named(name: str, arguments: Mapping[str, Any], flag: str = "--model-kwargs") -> Iterator[None]:
-    """Inside, a constructor that refuses what the user gave it ends in one sentence.
+def creating(
+    name: str,
+    arguments: Mapping[str, Any],
+    flag: str = "--model-kwargs",
+    loads: str | None = None,
+    remedy: str = "give a file with --checkpoint",
+) -> Iterator[None]:
+    """Inside, a model that cannot be created, or whose weights cannot be had, ends in one sentence.
 
     Args:
         name: The model.
-        arguments: What the user gave it.
+        arguments: What the user gave its constructor.
         flag: By which flag.
+        loads: Which weights are loaded too, e.g. "published weights"; None for none.
+        remedy: What to do where they cannot be had.
 
     Raises:
-        ModelError: For an argument that the model does not take, naming the nearest, or a value that it refuses.
+        ModelError: For an argument that the model does not take, naming the nearest, a value that it refuses, or
+            weights that are not there or do not fit.
     """
     try:
         yield
-    except (OSError, WeightsError, ModelError):
+    except WeightsError as error:
+        raise ModelError(str(error)) from error
+    except ModelError:
         raise
+    except OSError as error:  # the hub's errors for no connection, no repository and no access derive from it
+        raise ModelError(f"Cannot fetch the weights of {name} ({first_line(error)}): {remedy}.") from error
     except Exception as error:  # a constructor given a value of any kind may fail in any way
-        unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        reason = " ".join(str(error).split())[:600].rstrip(".") or type(error).__name__
+        unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", reason)
         if unknown and isinstance(error, TypeError):
             owner, argument = unknown.groups()
             own = names.OWN_OPTIONS.get(argument)
@@ -197,12 +191,15 @@ def refusals_named(name: str, arguments: Mapping[str, Any], flag: str = "--model
                 raise ModelError(f"{name} takes no {argument}: leave out {own}.") from error
             kind = getattr(inspect.getmodule(timm.model_entrypoint(name.partition(".")[0])), owner, None)
             taken = list(inspect.signature(kind).parameters) if kind is not None else []
-            raise ModelError(f"{flag}: {name} takes no {argument}.{nearest(argument, taken)}") from error
+            raise ModelError(f"{flag}: {name} takes no {argument}.{did_you_mean(argument, taken)}") from error
+        if loads and isinstance(error, RuntimeError):
+            if reason.startswith("No pretrained weights"):
+                raise ModelError(f"{name} has no published weights: {remedy}.") from error
+            raise ModelError(f"Cannot load {loads} into {name}: {reason}.") from error
         if not arguments:
             raise
         given = " ".join(f"{key}={value}" for key, value in arguments.items())
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"{flag} {given}: {name} refuses that: {reason.rstrip('.')}.") from error
+        raise ModelError(f"{flag} {given}: {name} refuses that: {reason}.") from error
 
 
 def _build(
@@ -211,7 +208,9 @@ def _build(
     """`timm.create_model` with its failures as one sentence each; `state` goes through the model's own key mapping."""
     size, arguments = kwargs.pop("img_size", None), kwargs.pop("arguments")
     kwargs = {**arguments, **kwargs}
-    try:
+    loads = "published weights" if pretrained else None
+    remedy = "give a file with --checkpoint, or --no-pretrained for random weights"
+    with creating(name, {} if state is not None else arguments, loads=loads, remedy=remedy):
         args = resolve_model_input_args(name, {"img_size": size, "in_chans": kwargs.pop("in_chans", None)}, **kwargs)
         cfg = args["pretrained_cfg"]
         if state is not None:
@@ -219,21 +218,8 @@ def _build(
             cfg.update(state_dict=dict(state), custom_load=False)
             cfg["num_classes"] = args.get("num_classes") or cfg["num_classes"]
             cfg["input_size"] = (args.get("in_chans") or cfg["input_size"][0], *cfg["input_size"][1:])
-        named = refusals_named(name, {} if pretrained or state is not None else arguments)
-        with record_loading() as reports, named:
+        with record_loading() as reports:
             model = timm.create_model(args.pop("model_name"), pretrained=pretrained or state is not None, **args)
-    except OSError as error:  # the hub's errors for no connection, no repository and no access derive from it
-        raise ModelError(
-            f"Cannot fetch the weights of {name} ({str(error).splitlines()[0]}): give a local file with --checkpoint."
-        ) from error
-    except WeightsError as error:
-        raise ModelError(str(error)) from error
-    except RuntimeError as error:
-        if "No pretrained weights" in str(error):
-            raise ModelError(
-                f"{name} has no published weights: give --checkpoint FILE, or --no-pretrained for random weights."
-            ) from error
-        raise
     model.pretrained_cfg.pop("state_dict", None)  # do not keep a second copy of the weights alive
     return model, reports[-1] if reports else None
 
@@ -302,6 +288,33 @@ def describe_classes(class_names: Sequence[str] | None, num_classes: int) -> lis
     return list(class_names)
 
 
+def data_config(
+    model: nn.Module,
+    given: Mapping[str, Any],
+    channels: int | None = None,
+    size: Sequence[int] | None = None,
+    use_test_size: bool = False,
+) -> dict[str, Any]:
+    """timm's preprocessing of a model: input_size (C, H, W), mean, std, interpolation, crop_pct and crop_mode.
+
+    Args:
+        model: The model.
+        given: Overrides, by these names; other keys and None are left out. Means and deviations that are not one for
+            each channel are averaged over the colours, as a grey image is.
+        channels: Image channels, when they differ.
+        size: Height and width, when they differ.
+        use_test_size: Take the published size and crop of evaluation, where the weights have one.
+    """
+    args = {key: given[key] for key in ("interpolation", "crop_pct", "crop_mode") if given.get(key) is not None}
+    config = resolve_data_config(args, model=model, use_test_size=use_test_size)
+    channels = channels or config["input_size"][0]
+    config["input_size"] = (channels, *(size or config["input_size"][1:]))
+    for key in ("mean", "std"):
+        values = tuple(given.get(key) or config[key])
+        config[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
+    return config
+
+
 def load_model(
     spec: str,
     checkpoint: str | Path | None = None,
@@ -359,21 +372,10 @@ def load_model(
                 "be random: give --checkpoint, or drop --num-classes."
             )
 
-    args = {key: recipe[key] for key in _PREPROCESSING if recipe.get(key) is not None}
-    args.update({key: value for key, value in (data_args or {}).items() if value is not None})
-    channels = kwargs["in_chans"] or (model.pretrained_cfg.get("input_size") or (3,))[0]
-    size = _pair(img_size) or trained_size
-    if size is not None:
-        args["input_size"] = (channels, *size)
-    elif channels != 3:
-        args["in_chans"] = channels
-    data_config = resolve_data_config(args, model=model, use_test_size=use_test_size)
-    data_config["input_size"] = (channels, *data_config["input_size"][1:])
-    for key in ("mean", "std"):  # a grey image takes the mean over the colours
-        values = data_config[key]
-        if len(values) != channels:
-            data_config[key] = (sum(values) / len(values),) * channels
-    _resize(model, source.name, data_config["input_size"][1:])
+    given = {key: recipe[key] for key in PREPROCESSING if recipe.get(key) is not None}
+    given.update({key: value for key, value in (data_args or {}).items() if value is not None})
+    config = data_config(model, given, kwargs["in_chans"], _pair(img_size) or trained_size, use_test_size)
+    _resize(model, source.name, config["input_size"][1:])
     if reparam:
         model = reparameterize_model(model)
-    return LoadedModel(model.eval(), data_config, class_names_of(model, recipe), report)
+    return LoadedModel(model.eval(), config, class_names_of(model, recipe), report)

@@ -6,6 +6,7 @@ not at all.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
+from PIL import Image, ImageOps
 
 from backbones.utils.figures import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PURPLE, RED, save_figure, style_axes
-
-__all__ = ["SheetItem", "plot_confusion", "plot_curves", "plot_sheet"]
 
 # From white through the blue of the curves to near black: monotone in lightness, so it survives greyscale printing.
 _HEAT = LinearSegmentedColormap.from_list("heat", ["#ffffff", "#c9dcef", "#5b93c9", "#1c4f8a", "#0a2342"])
@@ -30,69 +30,54 @@ _MAX_CELLS = 250  # above this neighbouring classes share a cell, or a confusion
 _TICK_WIDTH = 20  # characters of a class name at a tick
 
 
-def _number(value: Any) -> float:
-    """A cell of summary.csv as a float; empty, missing or unparsable cells become NaN and leave a gap in the curve."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
-
-
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    return np.array([_number(row.get(key)) for row in rows])
+    """A column as floats; cells that are empty, missing or no numbers become NaN and leave a gap in the curve."""
+    values = []
+    for row in rows:
+        try:
+            values.append(float(row.get(key)))
+        except (TypeError, ValueError):
+            values.append(math.nan)
+    return np.array(values)
 
 
-# One panel: title, (column, label, colour) in drawing order, and which end of the scale is good.
-_PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...], Any], ...] = (
-    (
-        "Loss",
-        (
-            ("train_loss", "train", BLUE),
-            ("eval_loss", "validation", ORANGE),
-            ("eval_ema_loss", "validation, EMA", PURPLE),
-        ),
-        np.nanargmin,
-    ),
-    (
-        "Accuracy (%)",
-        (
-            ("train_top1", "train top-1", BLUE),
-            ("eval_top5", "top-5", GREEN),
-            ("eval_top1", "top-1", ORANGE),
-            ("eval_ema_top1", "top-1, EMA", PURPLE),
-        ),
-        np.nanargmax,
-    ),
-    ("Learning rate", (("lr", "lr", MUTED),), None),
-    ("Images per second", (("train_img_per_s", "train", BLUE), ("eval_img_per_s", "validation", ORANGE)), None),
-)
+#: Column: panel, label and colour, in drawing order.
+_LINES = {
+    "train_loss": ("Loss", "train", BLUE),
+    "eval_loss": ("Loss", "validation", ORANGE),
+    "eval_ema_loss": ("Loss", "validation, EMA", PURPLE),
+    "train_top1": ("Accuracy (%)", "train top-1", BLUE),
+    "eval_top5": ("Accuracy (%)", "top-5", GREEN),
+    "eval_top1": ("Accuracy (%)", "top-1", ORANGE),
+    "eval_ema_top1": ("Accuracy (%)", "top-1, EMA", PURPLE),
+    "lr": ("Learning rate", "lr", MUTED),
+    "train_img_per_s": ("Images per second", "train", BLUE),
+    "eval_img_per_s": ("Images per second", "validation", ORANGE),
+}
+#: Panels with a best value, and how it is found.
+_BEST = {"Loss": np.nanargmin, "Accuracy (%)": np.nanargmax}
 
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> Path:
     """Draw the curves of a run: one panel each for loss, accuracy, learning rate and speed, where `rows` have them.
 
     Args:
-        rows: One mapping an epoch (or step), as `summary.csv` holds them. Recognised columns: `epoch`, `train_loss`,
-            `eval_loss`, `eval_ema_loss`, `train_top1`, `eval_top1`, `eval_top5`, `eval_ema_top1` (accuracies in
-            percent), `lr`, `train_img_per_s` and `eval_img_per_s`. Values may be strings; empty cells leave a gap.
-        path: PNG to write.
-        title: Line above the panels, such as the model's name.
-
-    Returns:
-        The path written.
+        rows: One mapping an epoch, as `summary.csv` holds them, accuracies in percent; columns are those of `_LINES`
+            and `epoch`. Values may be strings; empty cells leave a gap.
+        path: PNG to write; it is returned.
+        title: Line above the panels.
 
     Raises:
-        ValueError: If `rows` hold none of the recognised columns.
+        ValueError: If `rows` hold none of these columns.
     """
     epochs = _series(rows, "epoch")
     if np.isnan(epochs).all():
         epochs = np.arange(len(rows), dtype=float)
-    panels = []
-    for name, lines, best in _PANELS:
-        drawn = [(label, colour, values) for key, label, colour in lines if len(values := _series(rows, key))]
-        drawn = [line for line in drawn if np.isfinite(line[2]).any()]
-        if drawn:
-            panels.append((name, drawn, best))
+    panels: dict[str, list[tuple[str, str, np.ndarray]]] = {}
+    for key, (panel, label, colour) in _LINES.items():
+        values = _series(rows, key)
+        if np.isfinite(values).any():
+            panels.setdefault(panel, []).append((label, colour, values))
     if not panels:
         raise ValueError("plot_curves found no column to draw; rows need at least one of train_loss, eval_top1 or lr")
 
@@ -103,7 +88,8 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], path: str | Path, title: str 
     if title:
         figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold", color=INK)
     marker = "o" if len(rows) <= 40 else None
-    for index, (name, drawn, best) in enumerate(panels, start=1):
+    for index, (name, drawn) in enumerate(panels.items(), start=1):
+        best = _BEST.get(name)
         axes = figure.add_subplot(lines_of_panels, columns, index)
         style_axes(axes, name)
         for label, colour, values in drawn:
@@ -193,11 +179,8 @@ def plot_confusion(
     Args:
         matrix: (N, N) counts; rows are true classes, columns predicted ones.
         class_names: N names, or None for the class indices.
-        path: PNG to write.
+        path: PNG to write; it is returned.
         title: Line above the picture.
-
-    Returns:
-        The path written.
 
     Raises:
         ValueError: If the matrix is not square or the number of names differs from its side.
@@ -210,50 +193,37 @@ def plot_confusion(
     if len(names) != n:
         raise ValueError(f"{len(names)} class names for a confusion matrix of {n} classes; pass {n} names or None")
 
-    # All sizes in inches, so that text never depends on how large the matrix is.
-    side = min(max(0.5 * n, 5.4), 9.0)
-    named = max(len(_short(name, _TICK_WIDTH)) for name in names) if n <= _NAMED_CLASSES else 3
-    left = 0.75 + 0.085 * named
-    below = 0.75 + (0.085 * named if named > 4 else 0.0)
-    panel, top, gap = 3.9, 0.65, 0.45
-    width, height = left + side + gap + panel, top + side + below
-    figure = Figure(figsize=(width, height))
-    figure.text(left / width, 1 - 0.36 / height, title, fontsize=13, fontweight="bold", color=INK, va="center")
-    axes = figure.add_axes((left / width, below / height, side / width, side / height))
-    image = _confusion_cells(axes, counts, names)
-
-    x, y, step = left + side + gap, height - top, 0.215
-
-    def write(text: str, size: float = 9.5, color: str = INK, indent: float = 0.0, **style: Any) -> None:
-        figure.text((x + indent) / width, y / height, text, va="top", fontsize=size, color=color, **style)
-
-    total, right = int(counts.sum()), int(np.trace(counts))
-    write(f"{right:,} of {total:,} right ({100 * right / max(total, 1):.2f} %)", size=11, fontweight="bold")
-    y -= 0.36
-    pairs = most_confused(counts, 9)
-    write("most often confused: true → predicted" if pairs else "no image was confused", color=MUTED)
-    for i, j, count in pairs:
-        y -= step
-        write(f"{count:,}", indent=0.38, ha="right")
-        write(f"{_short(names[i], 20)} → {_short(names[j], 20)}", indent=0.5)
-    support, found = counts.sum(axis=1), np.diag(counts)
-    recall = np.where(support > 0, found / np.maximum(support, 1), np.inf)
-    hardest = [i for i in np.argsort(recall, kind="stable")[:7] if recall[i] < 1]
-    if hardest:
-        y -= 0.42
-        write("least often found: recall of the class", color=MUTED)
-        for i in hardest:
-            y -= step
-            write(f"{100 * recall[i]:.1f} %", indent=0.55, ha="right")
-            write(f"{_short(names[i], 26)} ({found[i]:,} of {support[i]:,})", indent=0.67)
-
-    bar_axes = figure.add_axes((x / width, (below + 0.05) / height, (panel - 0.35) / width, 0.13 / height))
-    bar = figure.colorbar(image, cax=bar_axes, orientation="horizontal", ticks=[0, 0.01, 0.1, 0.25, 0.5, 1])
+    side = min(max(0.5 * n, 5.4), 9.0)  # inches, as all sizes: text does not depend on how large the matrix is
+    named = 0.085 * max(len(_short(name, _TICK_WIDTH)) for name in names) if n <= _NAMED_CLASSES else 0.3
+    figure = Figure(figsize=(side + named + 5.0, side + named + 1.2), layout="compressed")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold", color=INK)
+    parts = figure.subplot_mosaic(
+        [["matrix", "text"], ["matrix", "bar"]], width_ratios=(side + named, 3.9), height_ratios=(40, 1)
+    )
+    image = _confusion_cells(parts["matrix"], counts, names)
+    parts["text"].axis("off")
+    parts["text"].text(0, 1, _confusion_text(counts, names), va="top", fontsize=9.5, color=INK, linespacing=1.5)
+    bar = figure.colorbar(image, cax=parts["bar"], orientation="horizontal", ticks=[0, 0.01, 0.1, 0.25, 0.5, 1])
     bar.ax.set_xticklabels(["0", "1 %", "10 %", "25 %", "50 %", "100 %"])
     bar.ax.tick_params(length=0, labelsize=8.5, colors=MUTED)
     bar.outline.set_edgecolor(GRID)
     bar.ax.set_title("share of the true class", fontsize=9, color=MUTED, loc="left", pad=5)
     return save_figure(figure, path)
+
+
+def _confusion_text(counts: np.ndarray, names: Sequence[str]) -> str:
+    """What stands beside the matrix: how many are right, the pairs most often confused, the classes least found."""
+    total, found, support = int(counts.sum()), np.diag(counts), counts.sum(axis=1)
+    lines = [f"{found.sum():,} of {total:,} right ({100 * found.sum() / max(total, 1):.2f} %)", ""]
+    pairs = most_confused(counts, 9)
+    lines.append("most often confused: true → predicted" if pairs else "no image was confused")
+    lines += [f"  {count:,}:  {_short(names[i], 20)} → {_short(names[j], 20)}" for i, j, count in pairs]
+    recall = np.where(support > 0, found / np.maximum(support, 1), np.inf)
+    hardest = [i for i in np.argsort(recall, kind="stable")[:7] if recall[i] < 1]
+    if hardest:
+        lines += ["", "least often found: recall of the class"]
+    lines += [f"  {100 * recall[i]:.1f} %:  {_short(names[i], 26)} ({found[i]:,} of {support[i]:,})" for i in hardest]
+    return "\n".join(lines)
 
 
 @dataclass
@@ -275,12 +245,9 @@ def plot_sheet(items: Sequence[SheetItem], path: str | Path, title: str = "", co
 
     Args:
         items: What to show, in reading order.
-        path: PNG to write.
+        path: PNG to write; it is returned.
         title: Line above the sheet.
         columns: Pictures in a row; by default as many as make the sheet about 3:2.
-
-    Returns:
-        The path written.
 
     Raises:
         ValueError: If there are no items.
@@ -289,69 +256,42 @@ def plot_sheet(items: Sequence[SheetItem], path: str | Path, title: str = "", co
         raise ValueError("a contact sheet needs at least one picture")
     columns = columns or min(len(items), max(4, round(math.sqrt(len(items) * 1.7))))
     rows = math.ceil(len(items) / columns)
-    cell, gap, text = 1.45, 0.16, 0.62  # inches
-    width = columns * (cell + gap) + gap
-    head = 0.62
-    height = head + rows * (cell + text) + gap
-    title = title or "Predictions"
-    width = max(width, 3.0, 0.12 * len(title) + 2 * gap)
-    figure = Figure(figsize=(width, height))
     known = [item for item in items if item.truth is not None]
-    figure.text(gap / width, 1 - 0.22 / height, title, fontsize=12, fontweight="bold", color=INK, va="center")
-    if known:
-        right = sum(item.truth == item.label for item in known)
-        note = f"{right} of {len(known)} right"
-    else:
-        note = f"{len(items)} picture" + ("s" if len(items) > 1 else "")
-    figure.text(gap / width, 1 - 0.45 / height, note, fontsize=9.5, color=MUTED, va="center")
-
-    for index, item in enumerate(items):
-        row, column = divmod(index, columns)
-        left = gap + column * (cell + gap)
-        bottom = height - head - row * (cell + text) - cell
-        colour = BLUE if item.truth is None else GREEN if item.truth == item.label else RED
-        axes = figure.add_axes((left / width, bottom / height, cell / width, cell / height))
-        picture = item.image.convert("RGB")
-        side = round(cell * 130 * 1.5)
-        if max(picture.size) > side:
-            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        # Tiny pictures (8 x 8 digits) read better smoothed than as blocks.
-        axes.imshow(np.asarray(picture), interpolation="bicubic" if max(picture.size) < side else "antialiased")
-        w, h = picture.size
-        long = max(w, h)
-        axes.set_xlim((w - long) / 2 - 0.5, (w + long) / 2 - 0.5)
-        axes.set_ylim((h + long) / 2 - 0.5, (h - long) / 2 - 0.5)
-        axes.set_facecolor("#f3f5f7")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_color(colour)
-            spine.set_linewidth(1.6)
-        # Probability bar under the picture.
-        bar = figure.add_axes((left / width, (bottom - 0.075) / height, cell / width, 0.05 / height))
-        bar.set_xlim(0, 1)
-        bar.barh(0, 1, color=GRID, height=1)
-        bar.barh(0, min(max(item.probability, 0.0), 1.0), color=colour, height=1)
-        bar.axis("off")
-        wrong = item.truth is not None and item.truth != item.label
-        figure.text(
-            left / width,
-            (bottom - 0.17) / height,
-            _short(item.label, 15 if item.probability < 0.9995 else 14),
-            fontsize=9,
-            color=colour if item.truth is not None else INK,
-            fontweight="bold",
-            va="center",
-        )
-        figure.text(
-            (left + cell) / width,
-            (bottom - 0.17) / height,
-            f"{100 * item.probability:.0f} %" if item.probability >= 0.005 else "<1 %",
-            fontsize=8,
-            color=MUTED,
-            va="center",
-            ha="right",
-        )
-        under = f"true: {_short(item.truth, 18)}" if wrong else _short(item.caption, 24)
-        figure.text(left / width, (bottom - 0.32) / height, under, fontsize=7.5, color=MUTED, va="center")
+    right = sum(item.truth == item.label for item in known)
+    title = title or "Predictions"
+    title += f": {right} of {len(known)} right" if known else ""
+    size = (max(1.61 * columns, 0.12 * len(title), 3.0), 2.07 * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, x=0.02, ha="left", fontsize=12, fontweight="bold", color=INK)
+    cells = figure.subplots(rows, columns, squeeze=False).flat
+    for item, axes in itertools.zip_longest(items, cells):
+        if item is None:  # the rest of the last row
+            axes.axis("off")
+        else:
+            _draw_item(axes, item)
     return save_figure(figure, path)
+
+
+def _draw_item(axes: Axes, item: SheetItem) -> None:
+    """A picture in a frame, with a bar, the prediction and a line of small print under it."""
+    wrong = item.truth is not None and item.truth != item.label
+    colour = BLUE if item.truth is None else RED if wrong else GREEN
+    # Tiny pictures (8 x 8 digits) read better smoothed than as blocks.
+    picture = ImageOps.pad(item.image.convert("RGB"), (280, 280), Image.Resampling.BICUBIC, color="#f3f5f7")
+    axes.imshow(np.asarray(picture))
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(colour)
+        spine.set_linewidth(1.6)
+    for end, shade in ((1.0, GRID), (item.probability if math.isfinite(item.probability) else 0.0, colour)):
+        line = {"linewidth": 5, "solid_capstyle": "butt", "clip_on": False}
+        axes.plot((0, end), (-0.05, -0.05), color=shade, transform=axes.transAxes, **line)
+    percent = f"{100 * item.probability:.0f} %" if not item.probability < 0.005 else "<1 %"
+    label = _short(item.label, 15 if len(percent) < 5 else 14)
+    under = f"true: {_short(item.truth, 18)}" if wrong else _short(item.caption, 24)
+    below = {"transform": axes.transAxes, "va": "top"}
+    ink = INK if item.truth is None else colour
+    axes.text(0, -0.09, label, fontsize=9, fontweight="bold", color=ink, **below)
+    axes.text(1, -0.09, percent, fontsize=8, ha="right", color=MUTED, **below)
+    axes.text(0, -0.21, under, fontsize=7.5, color=MUTED, **below)

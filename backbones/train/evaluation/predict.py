@@ -1,82 +1,25 @@
-"""Predicts the classes of image files: finding them, running a model over them, and writing what it said."""
+"""Predicts the classes of image files: running a model over them, and writing what it said."""
 
 from __future__ import annotations
 
 import csv
-import glob
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from PIL import Image
-from timm.data import is_img_extension
 
-from backbones.train.data.datasets import DataError, DigitsDataset, ImageSource, image_mode
+from backbones.train.data.datasets import DataError, DigitsDataset, ImageSource, SubsetSource, image_mode
 from backbones.train.data.images import convert_image
 from backbones.train.evaluation.evaluate import Forward
 from backbones.train.evaluation.plots import SheetItem, plot_sheet
 
-__all__ = [
-    "HeldOutDigits",
-    "ImageFiles",
-    "Prediction",
-    "find_images",
-    "predict",
-    "read_class_map",
-    "true_class",
-    "write_predictions",
-    "write_sheet",
-]
-
-#: Formats beside timm's JPEG and PNG that Pillow decodes and people have in folders of images.
-_MORE_EXTENSIONS = (".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
-
-
-def _is_image(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    return is_img_extension(suffix) or suffix in _MORE_EXTENSIONS
-
-
-def find_images(inputs: Sequence[str]) -> list[Path]:
-    """The image files that files, folders (searched through) and glob patterns name, each once, in a fixed order.
-
-    A file that is named itself is taken whatever its suffix; in folders and patterns the suffix decides.
-
-    Raises:
-        DataError: When an input matches nothing.
-    """
-    found: list[Path] = []
-    for text in inputs:
-        path = Path(text)
-        if path.is_file():
-            found.append(path)
-            continue
-        if path.is_dir():
-            images = sorted(p for p in path.rglob("*") if p.is_file() and _is_image(p))
-            if not images:
-                raise DataError(f"The folder {text} holds no images.")
-        else:
-            matches = [Path(name) for name in sorted(glob.glob(text, recursive=True))]
-            images = [p for p in matches if p.is_file() and _is_image(p)]
-            for folder in (p for p in matches if p.is_dir() and "**" not in text):
-                images += sorted(p for p in folder.rglob("*") if p.is_file() and _is_image(p))
-            if not images:
-                pattern = any(mark in text for mark in "*?[")
-                raise DataError(f"No image matches {text}." if pattern else f"{text} does not exist: check the path.")
-        found += images
-    return list(dict.fromkeys(found))
-
 
 class ImageFiles(ImageSource):
-    """Image files as a dataset of (image, position).
-
-    Args:
-        files: The files.
-        in_chans: Channels of the images: 1, 3 or 4.
-        exif_transpose: Turn images upright by their EXIF orientation.
-    """
+    """Image files as a dataset of (image, position); the arguments are those of ``build_dataset``."""
 
     def __init__(self, files: Sequence[Path], in_chans: int = 3, exif_transpose: bool = False) -> None:
         super().__init__([], len(files))
@@ -95,7 +38,7 @@ class ImageFiles(ImageSource):
         return str(self.files[index])
 
 
-class HeldOutDigits(ImageSource):
+class HeldOutDigits(SubsetSource):
     """The first `count` of the embedded digits that no training sees, taken in turn from every class.
 
     Attributes:
@@ -103,29 +46,19 @@ class HeldOutDigits(ImageSource):
     """
 
     def __init__(self, count: int, in_chans: int = 3) -> None:
-        self.digits = DigitsDataset("val", in_chans)
-        self.mode = self.digits.mode
-        if not 1 <= count <= len(self.digits):
-            raise DataError(f"--digits must be between 1 and {len(self.digits)} (the held-out digits), not {count}.")
-        by_class: dict[int, list[int]] = {}
-        for index, label in enumerate(self.digits.labels):
-            by_class.setdefault(label, []).append(index)
-        rounds = max(map(len, by_class.values()))
-        turns = [
-            by_class[label][turn] for turn in range(rounds) for label in sorted(by_class) if turn < len(by_class[label])
-        ]
-        self.order = turns[:count]
-        self.truths = [self.digits.class_names[self.digits.labels[index]] for index in self.order]
-        super().__init__(self.digits.class_names, count)
+        digits = DigitsDataset("val", in_chans)
+        if not 1 <= count <= len(digits):
+            raise DataError(f"--digits must be between 1 and {len(digits)} (the held-out digits), not {count}.")
+        seen: dict[int, int] = {}
+        turns = []
+        for index, label in enumerate(digits.labels):
+            turns.append((seen.setdefault(label, 0), label, index))
+            seen[label] += 1
+        super().__init__(digits, [index for *_, index in sorted(turns)[:count]])
+        self.truths = [digits.class_names[digits.labels[index]] for index in self.indices]
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
-        return self.digits._read(self.order[index])[0], index
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def filename(self, index: int) -> str:
-        return self.digits.filename(self.order[index])
+        return super()._read(index)[0], index
 
 
 @dataclass
@@ -205,7 +138,8 @@ def predict(
         progress: Called with the number of images of each batch done.
 
     Returns:
-        The predictions, and the names of the files that could not be read.
+        The predictions, and the names of the files that could not be read. Outputs that are NaN or infinite give
+        probabilities that are NaN.
     """
     predictions: list[Prediction] = []
     for images, positions in loader:
@@ -236,7 +170,7 @@ def write_predictions(predictions: Sequence[Prediction], kind: str, out: TextIO)
         rows = []
         for p in predictions:
             top = [
-                {"index": index, "class": name, "probability": round(value, 6)}
+                {"index": index, "class": name, "probability": None if math.isnan(value) else round(value, 6)}
                 for index, name, value in zip(p.classes, p.names, p.probabilities)
             ]
             rows.append({"file": p.file, **({"truth": p.truth} if known else {}), "predictions": top})

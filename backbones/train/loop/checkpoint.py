@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from backbones.checkpoints.store import file_sha256, save_tensors
 from backbones.utils.files import sync
+from backbones.utils.text import first_line
 
 STATE = "last.state.pt"
 _RECORD = ".commit.json"
@@ -60,7 +62,7 @@ class CheckpointFolder:
             sync(record)
             os.replace(record, self.folder / _RECORD)
         except (OSError, RuntimeError) as error:  # torch.save's own errors of writing are RuntimeErrors
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise CheckpointError(
                 f"Cannot save a checkpoint in {self.folder} ({reason}): the checkpoint before is whole; make room and "
                 "go on with --resume."
@@ -103,31 +105,26 @@ class CheckpointFolder:
             copies: Name of a copy and the file of ``weights`` it equals, e.g. best.safetensors and last.safetensors.
             metadata: Text stored in the safetensors headers.
         """
-        state = {**state, "sha256": {}}
+        hashes: dict[str, str] = {}
 
-        def write_weights(path: Path, name: str) -> None:
+        def write_weights(name: str, path: Path) -> None:
             save_tensors(weights[name], path, metadata)
             path.chmod(0o644)  # safetensors leaves it readable to the owner only
-            state["sha256"][name] = file_sha256(path)
+            hashes[name] = file_sha256(path)
 
-        def write_copy(path: Path, name: str) -> None:
+        def write_copy(name: str, path: Path) -> None:
             try:
                 os.link(self._aside(name), path)  # files are replaced, never changed, so sharing one is safe
             except OSError:
                 shutil.copyfile(self._aside(name), path)
 
-        writers: dict[str, Callable[[Path], None]] = {}
-        for name in weights:
-            writers[name] = lambda path, name=name: write_weights(path, name)
-        for copy, name in copies.items():
-            writers[copy] = lambda path, name=name: write_copy(path, name)
-
         def write_state(path: Path) -> None:
             with open(path, "wb") as file:  # by itself, torch does not say why it cannot write
-                torch.save(state, file)
+                torch.save({**state, "sha256": hashes}, file)
 
-        writers[STATE] = write_state
-        self.commit(writers)
+        writers: dict[str, Callable[[Path], None]] = {name: partial(write_weights, name) for name in weights}
+        writers |= {copy: partial(write_copy, name) for copy, name in copies.items()}
+        self.commit(writers | {STATE: write_state})
 
     def load(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
         """The last state and the weights it was saved with, all on the CPU.

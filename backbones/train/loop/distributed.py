@@ -11,10 +11,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint import state_dict as states
 from torch.nn.parallel import DistributedDataParallel
 
 from backbones.utils.failures import PeerError
 from backbones.utils.processes import leave_processes
+from backbones.utils.text import first_line
+
+_WHOLE = states.StateDictOptions(full_state_dict=True)
+_GATHERED = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class DeviceError(RuntimeError):
@@ -95,7 +100,7 @@ def world(device: str | None = None) -> Iterator[World]:
     try:
         kind = torch.device(kind).type
     except RuntimeError as error:
-        raise DeviceError(f"--device {kind}: {str(error).splitlines()[0]}; use cuda, cpu or mps.") from error
+        raise DeviceError(f"--device {kind}: {first_line(error)}; use cuda, cpu or mps.") from error
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if kind == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
@@ -115,7 +120,7 @@ def world(device: str | None = None) -> Iterator[World]:
         dist.init_process_group(backend)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
-            f"Cannot join the {size} processes of the run ({str(error).splitlines()[0]}): start them with torchrun, "
+            f"Cannot join the {size} processes of the run ({first_line(error)}): start them with torchrun, "
             "and check MASTER_ADDR and MASTER_PORT."
         ) from error
     try:
@@ -176,44 +181,24 @@ def gradient_sync(model: nn.Module, sync: bool) -> Iterator[None]:
         yield
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The bare model inside DDP."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+def full_model_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The whole state dict on the CPU, of a sharded model on rank 0; all processes must call it."""
+    return states.get_model_state_dict(model, options=_GATHERED)
 
 
-def full_model_state(model: nn.Module, fsdp: bool) -> dict[str, torch.Tensor]:
-    """The whole state dict, gathered on rank 0 under FSDP; all processes must call it."""
-    if not fsdp:
-        return unwrap(model).state_dict()
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-
-
-def load_model_state(model: nn.Module, state: dict[str, torch.Tensor], fsdp: bool) -> None:
-    """Loads a whole state dict, strictly; under FSDP every process gives it and keeps its shard."""
-    if not fsdp:
-        unwrap(model).load_state_dict(state)
-        return
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-
-    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+def load_model_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Loads a whole state dict, strictly; of a sharded model every process gives it and keeps its shard."""
+    states.set_model_state_dict(model, state, options=_WHOLE)
 
 
 def full_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, fsdp: bool) -> dict[str, Any]:
     """The whole optimiser state, gathered on rank 0 under FSDP; all processes must call it."""
-    if not fsdp:
-        return optimizer.state_dict()
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-    return get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return states.get_optimizer_state_dict(model, optimizer, options=_GATHERED) if fsdp else optimizer.state_dict()
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], fsdp: bool) -> None:
     """Loads what :func:`full_optimizer_state` gave."""
-    if not fsdp:
+    if fsdp:
+        states.set_optimizer_state_dict(model, optimizer, state, options=_WHOLE)
+    else:
         optimizer.load_state_dict(state)
-        return
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
-
-    set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import yaml
 
 from backbones.train.data.datasets import data_name
 from backbones.train.loop.checkpoint import CheckpointFolder
-from backbones.train.options import TrainOptions
-from backbones.train.options.recipe import RecipeError, load_recipe, write_yaml
+from backbones.train.options import OPTIONS, TrainOptions
+from backbones.train.options.recipe import RECIPE, RecipeError, load_recipe, stored_recipe
+from backbones.utils.files import write_text
 
-RECIPE = "recipe.yaml"
 _PARTS = (RECIPE, "summary.csv", "benchmark.csv", "curves.png", "tensorboard", "unreadable_*.txt")
 _SAVED = ("last*.safetensors", "best*.safetensors", "checkpoint-*.safetensors", "last.state.pt", ".commit.json")
 _PARTS += (*_SAVED, ".*.new", "wandb", "wandb.id")
@@ -34,11 +34,10 @@ def default_name(options: TrainOptions) -> str:
     return re.sub(r"[^\w.+-]+", "_", "-".join(parts))
 
 
-def _runs(options: TrainOptions) -> list[Path]:
-    """Folders under the default name, oldest first."""
-    root, name = Path(options.output), default_name(options)
-    found = [path for path in root.glob(f"{name}*") if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.name)]
-    return sorted((path for path in found if path.is_dir()), key=lambda path: path.stat().st_mtime)
+def _roots(options: TrainOptions) -> list[Path]:
+    """Folders of runs to continue: that of ``--output``; by default ``output`` too, where earlier clones put them."""
+    roots = [Path(options.output)]
+    return [*roots, Path("output")] if options.output == OPTIONS["output"].default else roots
 
 
 def _has_saved(path: Path) -> bool:
@@ -72,34 +71,31 @@ def folder_to_resume(options: TrainOptions) -> Path | None:
         if not (path / RECIPE).exists():
             raise RecipeError(f"--resume {options.resume}: there is no run (no {path / RECIPE}).")
     else:
-        path = Path(options.output) / options.experiment if options.experiment else _latest(options)
-        if path is None or not (path / RECIPE).exists() or not _has_saved(path):
+        path = _latest(options, _roots(options))
+        if path is None or not _has_saved(path):
             return None
     _check_resumable(path)
     return path
 
 
-def _latest(options: TrainOptions) -> Path | None:
-    runs = [path for path in _runs(options) if (path / RECIPE).exists()]
-    return runs[-1] if runs else None
+def _latest(options: TrainOptions, roots: Sequence[Path]) -> Path | None:
+    """The latest run of the experiment, or of the default name, numbered or not."""
+    if options.experiment:
+        found = [root / options.experiment for root in roots]
+    else:
+        name = re.escape(default_name(options)) + r"(-\d+)?"
+        found = [path for root in roots for path in root.glob("*") if re.fullmatch(name, path.name)]
+    found = [path for path in found if (path / RECIPE).exists()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def read_recipe(folder: Path, asked: str | None = None) -> dict[str, Any]:
     """The stored recipe of a run.
 
-    Args:
-        folder: The run.
-        asked: The recipe that the command line names; it must be the one that the run was started with.
-
     Raises:
-        RecipeError: When it cannot be read, or another one is asked for.
+        RecipeError: When it cannot be read, or is another than the one that is asked for.
     """
-    try:
-        values = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"Cannot read {folder / RECIPE}: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{folder / RECIPE} is not a recipe.")
+    values = stored_recipe(folder)
     if asked is not None and not _same_recipe(asked, values.get("recipe")):
         started = f"--recipe {values['recipe']}" if values.get("recipe") else "no recipe"
         raise RecipeError(
@@ -194,7 +190,7 @@ def new_folder(options: TrainOptions) -> Iterator[Path]:
     path = root / name
     if options.experiment:
         path.mkdir(parents=True, exist_ok=True)
-    elif options.resume == "auto" and (latest := _latest(options)) is not None and not _has_saved(latest):
+    elif options.resume == "auto" and (latest := _latest(options, [root])) is not None and not _has_saved(latest):
         path = latest
     else:
         root.mkdir(parents=True, exist_ok=True)
@@ -222,4 +218,5 @@ def _delete_run(path: Path) -> None:
 def write_recipe(path: Path, options: TrainOptions, derived: dict[str, Any]) -> None:
     """Writes the resolved recipe: all options, then what was derived (which replaces options left open)."""
     kept = {key: value for key, value in options.values().items() if key not in ("resume", "overwrite")}
-    write_yaml(path / RECIPE, kept | derived)
+    text = yaml.safe_dump(kept | derived, sort_keys=False, allow_unicode=True, width=120)
+    write_text(path / RECIPE, text)

@@ -15,7 +15,7 @@ from timm.task import DistillationTeacher
 from timm.task.distillation import FeatureDistillationTrainableModule
 from torch import nn
 
-from backbones.train.evaluation.models import ModelError, refusals_named
+from backbones.train.evaluation.models import ModelError, creating
 from backbones.train.options import TrainOptions
 
 
@@ -188,27 +188,16 @@ def build_distillation(
     name, path, arguments = options.kd_model_name, options.kd_pretrained_path, options.kd_model_kwargs
     if path and not os.path.isfile(path):
         raise ModelError(f"--kd-pretrained-path {path} does not exist.")
-    try:
-        with refusals_named(name, arguments, "--kd-model-kwargs"):
-            model = timm.create_model(
-                name,
-                pretrained=True,
-                num_classes=num_classes,
-                in_chans=options.in_chans,
-                pretrained_cfg_overlay={"file": path, "num_classes": num_classes} if path else None,
-                **arguments,
-            )
-    except OSError as error:
-        raise ModelError(
-            f"Cannot fetch the weights of the teacher {name} ({str(error).splitlines()[0]}): give a file with "
-            "--kd-pretrained-path."
-        ) from error
-    except ModelError:
-        raise
-    except RuntimeError as error:
-        raise ModelError(
-            f"Cannot load {path or 'published weights'} into the teacher {name}: {' '.join(str(error).split())[:600]}"
-        ) from error
+    remedy = "give a file with --kd-pretrained-path"
+    with creating(name, arguments, "--kd-model-kwargs", path or "published weights", remedy):
+        model = timm.create_model(
+            name,
+            pretrained=True,
+            num_classes=num_classes,
+            in_chans=options.in_chans,
+            pretrained_cfg_overlay={"file": path, "num_classes": num_classes} if path else None,
+            **arguments,
+        )
     published = (getattr(model, "pretrained_cfg", None) or {}).get("num_classes")
     if not path and published not in (None, num_classes):
         raise ModelError(

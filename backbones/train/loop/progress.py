@@ -11,30 +11,29 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 
 class Display:
-    """Shows training progress on rank 0.
+    """Shows training on stdout.
 
     Args:
-        primary: Whether this process talks at all.
-        total: Optimiser steps of the whole run.
-        done: Steps done before this start.
-        live: A bar instead of lines; by default on a terminal.
+        primary: Whether this process prints at all; rank 0 does.
     """
 
-    def __init__(self, primary: bool, total: int, done: int = 0, live: bool | None = None) -> None:
-        self.primary, self.total, self.first = primary, total, done
-        self.console = Console(highlight=False, soft_wrap=True, file=sys.stdout)
-        self.live = primary and (self.console.is_terminal if live is None else live)
-        self.start = time.perf_counter()
-        self.bar = None
-        if self.live:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
-                TextColumn("{task.fields[facts]}"),
-                TimeElapsedColumn(),
-                console=self.console,
-            )
+    def __init__(self, primary: bool) -> None:
+        self.primary = primary
+        self.bar: Progress | None = None
+
+    def start(self, total: int, done: int = 0) -> None:
+        """Puts up the bar.
+
+        Args:
+            total: Optimiser steps of the whole run.
+            done: Steps done before this start.
+        """
+        self.total, self.first, self.began = total, done, time.perf_counter()
+        console = Console(highlight=False, soft_wrap=True, emoji=False, file=sys.stdout)
+        if self.primary and console.is_terminal:
+            count, facts = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[facts]}")
+            columns = (TextColumn("{task.description}"), BarColumn(), count, facts, TimeElapsedColumn())
+            self.bar = Progress(*columns, console=console)
             self.task = self.bar.add_task("training", total=total, completed=done, facts="")
             self.bar.start()
 
@@ -43,7 +42,7 @@ class Display:
         passed = done - self.first
         if passed <= 0:
             return "-:--:--"
-        left = (time.perf_counter() - self.start) / passed * (self.total - done)
+        left = (time.perf_counter() - self.began) / passed * (self.total - done)
         return str(timedelta(seconds=round(left)))
 
     def step(self, done: int) -> None:
@@ -60,12 +59,10 @@ class Display:
             self.say(f"{epoch}  {text}")
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
-        if not self.primary:
-            return
+        """A line, above the bar."""
         if self.bar is not None:
-            self.console.print(text, markup=False)
-        else:
+            self.bar.console.print(text, markup=False)
+        elif self.primary:
             print(text, flush=True)
 
     def close(self) -> None:

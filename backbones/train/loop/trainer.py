@@ -7,26 +7,26 @@ the state holds no generators. On a CPU, a resumed run repeats an uninterrupted 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from timm.data import Mixup
 from timm.models import model_parameters
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.plateau_lr import PlateauLRScheduler
-from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3, dispatch_clip_grad, distribute_bn
 from torch import nn
 
 from backbones.train.data.loader import EvalLoader, TrainLoader
+from backbones.train.evaluation.evaluate import Evaluation, Forward, evaluate
 from backbones.train.loop import distributed as D
 from backbones.train.loop.distributed import World
 from backbones.train.loop.losses import TrainingLoss
+from backbones.train.loop.optimizer import build_optimizer, build_schedule
 from backbones.train.options import TrainOptions
 from backbones.utils.failures import is_out_of_memory
 from backbones.utils.seeding import mix_seed, seeded
@@ -50,31 +50,6 @@ class Progress:
     finished: bool = False
 
 
-def build_optimizer(model: nn.Module, options: TrainOptions, lr: float) -> torch.optim.Optimizer:
-    """The optimiser that the options name, with timm's parameter groups for weight decay and layer decay."""
-    kwargs = {key: getattr(options, f"opt_{key}") for key in ("eps", "betas")}
-    return create_optimizer_v2(
-        model,
-        opt=options.opt,
-        lr=lr,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        layer_decay=options.layer_decay,
-        layer_decay_min_scale=options.layer_decay_min_scale,
-        **{key: value for key, value in kwargs.items() if value is not None},
-        **options.opt_kwargs,
-    )
-
-
-def build_schedule(optimizer: torch.optim.Optimizer, options: TrainOptions, steps: int) -> tuple[Scheduler | None, int]:
-    """The learning-rate schedule, and the epochs to train with warm-up and cool-down; `steps` updates an epoch."""
-    return create_scheduler_v2(
-        optimizer,
-        **scheduler_kwargs(options, decreasing_metric=options.eval_metric == "loss"),
-        updates_per_epoch=steps,
-    )
-
-
 class Trainer:
     """Trains one model on one process of a world.
 
@@ -86,6 +61,7 @@ class Trainer:
         train: Training data.
         world: The processes.
         mixup: Mixing of batches, or None.
+        say: Called with a sentence when a batch is cut for lack of memory.
     """
 
     def __init__(
@@ -97,9 +73,10 @@ class Trainer:
         train: TrainLoader,
         world: World,
         mixup: Mixup | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.options, self.world, self.train_loader, self.loss, self.mixup = options, world, train, loss, mixup
-        self.device = world.device
+        self.device, self.say = world.device, say
         self.dtype = getattr(torch, options.model_dtype or "float32")
         self.progress = Progress()
         self.fsdp = options.fsdp and world.size > 1
@@ -227,16 +204,18 @@ class Trainer:
             self._sums = before
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            loader.halve()
-            print(
-                f"out of memory: now {loader.sampler.batch_size} images x {loader.sampler.accum} accumulation steps "
-                f"(global batch {loader.global_batch} as before)",
-                flush=True,
-            )
+            self.say(loader.halve())
         if p.step < loader.steps:
             raise TrainError(
                 f"The training stream ended after {p.step} of {loader.steps} steps: check --train-num-samples."
             )
+
+    def end_epoch(self, metric: float | None) -> None:
+        """Goes to the start of the next epoch and steps the schedule, by the evaluation's metric if by plateau."""
+        p = self.progress
+        p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0, 0.0, 0.0]
+        if self.scheduler is not None:
+            self.scheduler.step(p.epoch, metric)
 
     @property
     def sums(self) -> list[float]:
@@ -269,37 +248,21 @@ class Trainer:
             metrics["train_top1"] = 100.0 * correct / count
         return metrics
 
-    @torch.no_grad()
-    def evaluate(self, loader: EvalLoader, model: nn.Module, batches: int | None = None) -> dict[str, float]:
-        """Cross-entropy, top-1 and (of five classes or more) top-5 in percent, images per second, over all processes.
+    def evaluate(self, loader: EvalLoader, model: nn.Module, batches: int | None = None) -> Evaluation:
+        """Measures a model on the images of all processes.
 
         Args:
             loader: Evaluation data; labels below 0 are left out.
-            model: Bare model; its mode is restored.
+            model: Unwrapped model; its mode is restored.
             batches: Stop after so many.
         """
-        sums = torch.zeros(4, dtype=torch.float64, device=self.sum_device)
-        training, start = model.training, time.perf_counter()
-        model.eval()
-        for number, (images, labels) in enumerate(loader):
-            if batches is not None and number >= batches:
-                break
-            images, labels = self.to_device(images, labels)
-            with self.autocast():
-                logits = model(images)
-            logits = (logits[0] if isinstance(logits, (tuple, list)) else logits).float()
-            valid = labels >= 0
-            losses = nn.functional.cross_entropy(logits, labels.clamp(min=0), reduction="none")
-            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-            found = torch.stack([losses, top[:, 0], top.any(1), torch.ones_like(losses)])
-            sums += found[:, valid].double().sum(1).to(sums.device)
-        model.train(training)
-        loss, top1, top5, count = self.world.sum(sums.tolist())
-        if not count:
-            raise TrainError("The evaluation data has no readable image.")
-        speed = count / (time.perf_counter() - start)
-        metrics = {"loss": loss / count, "top1": 100 * top1 / count, "img_per_s": speed}
-        return {**metrics, "top5": 100 * top5 / count} if logits.shape[1] >= 5 else metrics
+        training, layout = model.training, self.options.channels_last
+        # Where the model is sharded, all processes must run the same batches.
+        forward = Forward(model.eval(), self.device, self.amp_dtype, layout, halve=not self.fsdp, say=self.say)
+        try:
+            return evaluate(forward, itertools.islice(loader, batches), sum_up=self.world.sum)
+        finally:
+            model.train(training)
 
     def distribute_bn(self) -> None:
         """Makes BatchNorm statistics the same on all processes before evaluation and saving."""
@@ -310,20 +273,13 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
         """Weights by file name, and everything else; all processes must call it, rank 0 gets the whole."""
-        weights = {"last.safetensors": D.full_model_state(self.model if self.fsdp else self.bare, self.fsdp)}
+        weights = {"last.safetensors": D.full_model_state(self.bare)}
         if self.ema is not None:
-            weights["last_ema.safetensors"] = D.full_model_state(self.ema.module, self.fsdp)
-        p = self.progress
+            weights["last_ema.safetensors"] = D.full_model_state(self.ema.module)
         return weights, {
-            "epoch": p.epoch,
-            "step": p.step,
-            "updates": p.updates,
+            **vars(self.progress),
             # The sum over processes: a resumed run may have another number of them.
-            "sums": self.world.sum(self._sums.tolist()) if p.step else [0.0, 0.0, 0.0],
-            "rows": p.rows,
-            "best": p.best,
-            "stale": p.stale,
-            "finished": p.finished,
+            "sums": self.world.sum(self._sums.tolist()) if self.progress.step else [0.0, 0.0, 0.0],
             "optimizer": D.full_optimizer_state(self.model, self.optimizer, self.fsdp),
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else {},
             "scaler": self.scaler.state_dict(),
@@ -353,10 +309,10 @@ class Trainer:
         # Hyper-parameters come from the options (the same ones unless overridden), only the moments from the state.
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
-            D.load_model_state(self.model if self.fsdp else self.bare, weights["last.safetensors"], self.fsdp)
+            D.load_model_state(self.bare, weights["last.safetensors"])
             self.projection.load_state_dict(state.get("projection", {}))
             if self.ema is not None:
-                D.load_model_state(self.ema.module, weights["last_ema.safetensors"], self.fsdp)
+                D.load_model_state(self.ema.module, weights["last_ema.safetensors"])
             D.load_optimizer_state(self.model, self.optimizer, state["optimizer"], self.fsdp)
             self.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -366,10 +322,9 @@ class Trainer:
             raise TrainError(
                 f"The saved state does not fit these options, so the run cannot go on ({reason})."
             ) from error
-        p = self.progress
-        p.epoch, p.step, p.updates = state["epoch"], state["step"], state["updates"]
-        p.rows, p.best, p.stale, p.finished = state["rows"], state["best"], state["stale"], state["finished"]
-        p.sums = state["sums"] if self.world.primary else [0.0, 0.0, 0.0]
+        p = self.progress = Progress(**{item.name: state[item.name] for item in fields(Progress)})
+        if not self.world.primary:
+            p.sums = [0.0, 0.0, 0.0]
         if state["global_batch"] != self.train_loader.global_batch:
             p.updates = p.epoch * self.train_loader.steps
         if isinstance(self.scheduler, PlateauLRScheduler):

@@ -4,7 +4,7 @@
 :mod:`.names` what timm and torch know, and :mod:`.flags` makes command lines.
 """
 
-from backbones.train.options.option import Option, OptionError, Options, nearest
+from backbones.train.options.option import Option, OptionError, Options
 from backbones.train.options.training import OPTIONS, TrainOptions
 
-__all__ = ["OPTIONS", "Option", "OptionError", "Options", "TrainOptions", "nearest"]
+__all__ = ["OPTIONS", "Option", "OptionError", "Options", "TrainOptions"]

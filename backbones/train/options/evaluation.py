@@ -12,7 +12,7 @@ from backbones.train.options.shared import CHANNELS, COUNT, NOT_NEGATIVE, ImageO
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsOptions(Options):
+class WeightsOptions(Options, heading="model"):
     """Which weights are loaded, and into what."""
 
     use_ema: bool = option(False, "load the averaged weights")
@@ -26,14 +26,14 @@ class WeightsOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationImageOptions(ImageOptions):
+class EvaluationImageOptions(ImageOptions, heading="images"):
     """How images are prepared in evaluation."""
 
     use_train_size: bool = option(False, "ignore a larger published test size")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationMachineOptions(MachineOptions):
+class EvaluationMachineOptions(MachineOptions, heading="machine"):
     """Where and how evaluation computes."""
 
     batch_size: int = option(128, "images at once", within=COUNT, short=("-b",))
@@ -49,12 +49,6 @@ class EvaluationMachineOptions(MachineOptions):
 class EvaluationOptions(WeightsOptions, EvaluationImageOptions, EvaluationMachineOptions):
     """What validation and prediction share."""
 
-    GROUPS = (
-        ("model", WeightsOptions),
-        ("images", EvaluationImageOptions),
-        ("machine", EvaluationMachineOptions),
-    )
-
     def __post_init__(self) -> None:
         if self.crops > 1 and self.crop_mode not in (None, "center"):
             raise OptionError(f"--crops {self.crops} are cut from the whole image: leave out --crop-mode.")
@@ -63,7 +57,7 @@ class EvaluationOptions(WeightsOptions, EvaluationImageOptions, EvaluationMachin
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredModels(Options):
+class MeasuredModels(Options, heading="models"):
     """The models that are measured."""
 
     models: tuple[str, ...] = option(
@@ -74,7 +68,7 @@ class MeasuredModels(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredData(Options):
+class MeasuredData(Options, heading="data (default: that of the run; else scikit-learn's handwritten digits)"):
     """The labelled images."""
 
     data: str | None = option(
@@ -97,7 +91,7 @@ class MeasuredData(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasuredResults(Options):
+class MeasuredResults(Options, heading="results"):
     """Where figures are written."""
 
     results_file: str | None = option(
@@ -110,13 +104,6 @@ class MeasuredResults(Options):
 @dataclass(frozen=True, kw_only=True)
 class ValidateOptions(MeasuredModels, MeasuredData, MeasuredResults, EvaluationOptions):
     """All options of validation."""
-
-    GROUPS = (
-        ("models", MeasuredModels),
-        ("data (default: that of the run; else scikit-learn's handwritten digits)", MeasuredData),
-        ("results", MeasuredResults),
-        *EvaluationOptions.GROUPS,
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,7 +119,7 @@ class ValidateOptions(MeasuredModels, MeasuredData, MeasuredResults, EvaluationO
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictedImages(Options):
+class PredictedImages(Options, heading="images and model"):
     """The model that predicts, and the images."""
 
     inputs: tuple[str, ...] = option(
@@ -146,7 +133,7 @@ class PredictedImages(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictedResults(Options):
+class PredictedResults(Options, heading="results"):
     """What is said of the images."""
 
     topk: int = option(5, "classes to say of each image", within=COUNT)
@@ -162,8 +149,6 @@ class PredictedResults(Options):
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(PredictedImages, PredictedResults, EvaluationOptions):
     """All options of prediction."""
-
-    GROUPS = (("images and model", PredictedImages), ("results", PredictedResults), *EvaluationOptions.GROUPS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

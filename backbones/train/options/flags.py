@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from backbones.train.options.option import Option, OptionError, Options, nearest
+from backbones.train.options.option import Option, OptionError, Options
+from backbones.utils.text import did_you_mean
 
 T = TypeVar("T", bound=Options)
 
@@ -81,7 +82,7 @@ def parse_flags(parser: Parser, table: Mapping[str, Option], argv: Sequence[str]
     for word in words:
         if word.startswith("-") and word != "-":
             flag = word.partition("=")[0]
-            raise OptionError(f"Unknown flag {flag}.{nearest(flag.replace('_', '-'), flags)}")
+            raise OptionError(f"Unknown flag {flag}.{did_you_mean(flag.replace('_', '-'), flags)}")
     for name, value in list(given.items()):
         if name in table:
             option = table[name]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from backbones.train.options.option import nearest
+from backbones.utils.text import did_you_mean
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 SCHEDULERS = ("cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "constant", "plateau", "none")
@@ -38,7 +38,7 @@ def model(name: str) -> None:
         return
     arch, _, tag = name.partition(".")
     if not timm.is_model(arch):
-        hint = nearest(arch.lower(), timm.list_models()) or " timm.list_models() lists every name."
+        hint = did_you_mean(arch.lower(), timm.list_models()) or " timm.list_models() lists every name."
         raise ValueError(f"must be {A_MODEL}, not {name!r}.{hint}")
     tags = [known for known in timm.models.get_arch_pretrained_cfgs(arch) if known.partition(".")[2]]
     if tag and name not in tags:
@@ -46,20 +46,13 @@ def model(name: str) -> None:
         raise ValueError(f"must have weights of that tag, which {name!r} has not: {known}.")
 
 
-def optimizers() -> list[str]:
-    """Names of timm's optimisers."""
-    from timm.optim import list_optimizers
-
-    return list_optimizers()
-
-
 def optimizer(name: str) -> None:
     """Raises ValueError for a name that timm does not know, or whose package is not installed."""
-    from timm.optim import get_optimizer_class
+    from timm.optim import get_optimizer_class, list_optimizers
 
-    known, plain = optimizers(), name.lower().removeprefix("lookahead_")
+    known, plain = list_optimizers(), name.lower().removeprefix("lookahead_")
     if plain not in known:
-        raise ValueError(f"must be an optimiser of timm.optim, not {name!r}.{nearest(plain, known)}")
+        raise ValueError(f"must be an optimiser of timm.optim, not {name!r}.{did_you_mean(plain, known)}")
     try:
         get_optimizer_class(plain, bind_defaults=False)
     except (ImportError, AssertionError, ValueError) as error:
@@ -72,7 +65,7 @@ def compile_backend(name: str) -> None:
 
     known = list_backends(exclude_tags=())
     if name not in known:
-        raise ValueError(f"must be a backend of torch.compile, not {name!r}.{nearest(name, known)}")
+        raise ValueError(f"must be a backend of torch.compile, not {name!r}.{did_you_mean(name, known)}")
 
 
 def device(name: str) -> None:
@@ -97,7 +90,7 @@ def auto_augment(policy: str) -> None:
     makers = {"rand": rand_augment_transform, "augmix": augment_and_mix_transform}
     known = ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a")
     if family not in known:
-        raise ValueError(f"must be {A_POLICY}, not {policy!r}.{nearest(family, known)}")
+        raise ValueError(f"must be {A_POLICY}, not {policy!r}.{did_you_mean(family, known)}")
     for section in policy.split("-")[1:]:
         if not re.fullmatch(r"t[a-z0-9]+|[a-z]+(\d+(\.\d+)?|inf)", section):
             raise ValueError(f"must be {A_POLICY}, not {policy!r} (no meaning: {section!r}).")

@@ -6,27 +6,21 @@ From the fields come the flags, the keys that recipes know, the checks of both a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
+
+from backbones.utils.text import did_you_mean
 
 T = TypeVar("T", bound="Options")
 
 
 class OptionError(ValueError):
     """An option is wrong; the message is one sentence that names it, its value and what is right."""
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """ " Did you mean …?" with the closest of ``words``, or nothing."""
-    close = difflib.get_close_matches(str(word), list(words), n=3, cutoff=0.5)
-    listed = ", ".join(close[:-1]) + " or " * (len(close) > 1) + close[-1] if close else ""
-    return f" Did you mean {listed}?" if close else ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ class Option:
             raise ValueError(f"must be {self.expected()}, not {_show(result)}.")
         known = self.allowed()
         if known is not None and result not in known:
-            hint = nearest(result, map(str, known)) if self.type is str else ""
+            hint = did_you_mean(result, map(str, known)) if self.type is str else ""
             raise ValueError(f"must be {self.expected()}, not {_show(result)}.{hint}")
         if self.rule is not None:
             self.rule(result)
@@ -217,23 +211,26 @@ def _read_annotation(hint: Any) -> tuple[type, int | None, bool]:
 class Options:
     """Base of a command line's options: an instance is complete, checked and immutable.
 
-    Attributes:
-        GROUPS: Heading and dataclass of each group of options, in the order of the help. A command line's class
-            inherits from all of them.
+    A command line's class inherits from groups of options, in the order of the help. Each is given its heading:
+    ``class DataOptions(Options, heading="data")``.
     """
 
-    GROUPS: typing.ClassVar[tuple[tuple[str, type], ...]] = ()
+    HEADING: typing.ClassVar[str | None] = None
+
+    def __init_subclass__(cls, heading: str | None = None) -> None:
+        cls.HEADING = heading
 
     @classmethod
     def table(cls) -> dict[str, Option]:
         """Name and :class:`Option` of each option, in the order of the help."""
         found: dict[str, Option] = {}
-        for title, group in cls.GROUPS:
-            hints = typing.get_type_hints(group)
-            for item in fields(group):
+        for group in cls.__mro__:
+            heading = vars(group).get("HEADING")
+            hints = typing.get_type_hints(group) if heading else {}
+            for item in fields(group) if heading else ():
                 if item.metadata and item.name not in found:
                     kind, count, optional = _read_annotation(hints[item.name])
-                    found[item.name] = Option(item.name, kind, count, optional, group=title, **item.metadata)
+                    found[item.name] = Option(item.name, kind, count, optional, group=heading, **item.metadata)
         return found
 
     def values(self) -> dict[str, Any]:

@@ -8,18 +8,19 @@ A recipe file holds ``common:`` (options for all its models), ``models:`` (optio
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from backbones.train.options import OPTIONS, OptionError, TrainOptions, nearest, timm_args
+from backbones.train.options import OPTIONS, OptionError, TrainOptions, timm_args
 from backbones.train.options.flags import Parser, build_parser, parse_flags, read_value
-from backbones.utils.files import replacing
+from backbones.utils.text import did_you_mean
 
-#: Keys of a run's recipe.yaml that describe the outcome of resolving (for validate and predict), not options.
+#: The resolved recipe in a run folder.
+RECIPE = "recipe.yaml"
+#: Keys of it that describe the outcome of resolving (for validate and predict), not options.
 DERIVED = ("class_names", "recipe", "world_size", "global_batch", "resolved_lr", "versions", "command")
 
 
@@ -63,7 +64,7 @@ def load_recipe(name: str) -> tuple[dict[str, Any], str | None]:
         known = list_recipes()
         if path not in known:
             raise RecipeError(
-                f"No recipe {path!r}: it is neither a file nor one of {', '.join(known)}.{nearest(path, known)}"
+                f"No recipe {path!r}: it is neither a file nor one of {', '.join(known)}.{did_you_mean(path, known)}"
             )
         file = known[path]
     try:
@@ -76,6 +77,22 @@ def load_recipe(name: str) -> tuple[dict[str, Any], str | None]:
         known_variants = ", ".join(content.get("variants", {})) or "none"
         raise RecipeError(f"{file} has no variant {variant!r}; it has: {known_variants}.")
     return content, variant or None
+
+
+def stored_recipe(folder: Path) -> dict[str, Any]:
+    """The resolved recipe in a run folder.
+
+    Raises:
+        RecipeError: When it cannot be read, or is none.
+    """
+    path = folder / RECIPE
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"Cannot read {path}: {error}") from error
+    if not isinstance(values, dict) or not values.get("model"):
+        raise RecipeError(f"{path} is not the recipe of a run: it names no model.")
+    return values
 
 
 def layers_of(content: dict[str, Any], model: str | None, variant: str | None, name: str) -> list[tuple[str, dict]]:
@@ -109,7 +126,7 @@ def layers_of(content: dict[str, Any], model: str | None, variant: str | None, n
 def _known(keys: Iterable[str], allowed: Sequence[str], where: str) -> None:
     for key in keys:
         if key not in allowed:
-            raise RecipeError(f"{where}: unknown key {key!r}.{nearest(key, allowed)}")
+            raise RecipeError(f"{where}: unknown key {key!r}.{did_you_mean(key, allowed)}")
 
 
 def apply_layer(
@@ -134,7 +151,7 @@ def apply_layer(
     for key, value in layer.items():
         name, _, inner = str(key).replace("-", "_").partition(".")
         if name not in OPTIONS:
-            raise OptionError(f"{where or 'command line'}: unknown key {key!r}.{nearest(name, OPTIONS)}")
+            raise OptionError(f"{where or 'command line'}: unknown key {key!r}.{did_you_mean(name, OPTIONS)}")
         if inner:
             if OPTIONS[name].type is not dict:
                 raise OptionError(f"{where or 'command line'}: {name} is a single value, so {key!r} means nothing.")
@@ -216,21 +233,3 @@ def resolve(
         values.update(mixup=0.0, cutmix=0.0, cutmix_minmax=None, smoothing=0.0, aug_repeats=0)
         values.update(aug_splits=0, jsd_loss=False)
     return TrainOptions(**values, recipe=recipe)
-
-
-def resolve_lr(options: TrainOptions, global_batch: int) -> tuple[float, str]:
-    """The learning rate for a global batch, and a sentence that says how it came about."""
-    if options.lr is not None:
-        return options.lr, f"learning rate {options.lr:g} as given (global batch {global_batch})"
-    ratio = global_batch / options.lr_base_size
-    scale = ratio**0.5 if options.lr_base_scale == "sqrt" else ratio
-    lr = options.lr_base * scale
-    root = "sqrt" if options.lr_base_scale == "sqrt" else ""
-    how = f"{options.lr_base:g} x {root}({global_batch}/{options.lr_base_size})"
-    return lr, f"learning rate {lr:g} = {how}, {options.lr_base_scale} scaling to the global batch {global_batch}"
-
-
-def write_yaml(path: str | os.PathLike, values: dict[str, Any]) -> None:
-    """Writes a flat mapping aside, then renames it into place."""
-    with replacing(path) as aside:
-        aside.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")

@@ -14,7 +14,7 @@ CHANNELS: dict[str, Any] = {"choices": (1, 3, 4), "metavar": "N"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(Options):
+class ImageOptions(Options, heading="images"):
     """How images are prepared for the model."""
 
     img_size: int | None = option(None, "input side in pixels (default: the model's)", within=COUNT)

@@ -20,7 +20,7 @@ from backbones.train.options.shared import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Options):
+class DataOptions(Options, heading="data"):
     """What is trained and evaluated on."""
 
     data: str | None = option(
@@ -44,7 +44,7 @@ class DataOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelOptions(Options):
+class ModelOptions(Options, heading="model"):
     """The model and its starting weights."""
 
     model: str = option("nat_m", "timm model name, ours included", rule=names.model, what=names.A_MODEL)
@@ -67,7 +67,7 @@ class ModelOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerOptions(Options):
+class OptimizerOptions(Options, heading="optimiser"):
     """Batches and optimiser."""
 
     batch_size: int = option(128, "images of one forward pass of one process", within=COUNT, short=("-b",))
@@ -88,7 +88,7 @@ class OptimizerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleOptions(Options):
+class ScheduleOptions(Options, heading="learning rate"):
     """The learning rate over the epochs."""
 
     lr: float | None = option(None, "learning rate as it is; overrides --lr-base", within=NOT_NEGATIVE)
@@ -122,7 +122,7 @@ class ScheduleOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentationOptions(Options):
+class AugmentationOptions(Options, heading="augmentation and loss"):
     """What is done to training images and labels, and the loss of labels."""
 
     no_aug: bool = option(False, "no augmentation at all")
@@ -180,7 +180,7 @@ class AugmentationOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AveragingOptions(Options):
+class AveragingOptions(Options, heading="averaging and distillation"):
     """Averaged weights and a teacher."""
 
     model_ema: bool = option(False, "keep an exponential moving average of the weights")
@@ -208,7 +208,7 @@ class AveragingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingMachineOptions(MachineOptions):
+class TrainingMachineOptions(MachineOptions, heading="machine"):
     """Where and how the run computes."""
 
     grad_checkpointing: bool = option(False, "recompute activations in the backward pass")
@@ -221,10 +221,10 @@ class TrainingMachineOptions(MachineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(Options):
+class RunOptions(Options, heading="run"):
     """The run and its folder."""
 
-    output: str = option("output", "folder of all runs")
+    output: str = option("runs", "folder of all runs")
     experiment: str | None = option(None, "name of the run's folder (default: <model>-<data>-<size>)")
     resume: str | None = option(None, "continue a run: auto, or its folder", const="auto")
     overwrite: bool = option(False, "start anew in the folder of --experiment, deleting the run in it")
@@ -263,18 +263,6 @@ class TrainOptions(
     Attributes:
         recipe: Name of the recipe that they came from, if any.
     """
-
-    GROUPS = (
-        ("data", DataOptions),
-        ("model", ModelOptions),
-        ("images", ImageOptions),
-        ("optimiser", OptimizerOptions),
-        ("learning rate", ScheduleOptions),
-        ("augmentation and loss", AugmentationOptions),
-        ("averaging and distillation", AveragingOptions),
-        ("machine", TrainingMachineOptions),
-        ("run", RunOptions),
-    )
 
     recipe: str | None = None
 

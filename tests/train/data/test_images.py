@@ -2,104 +2,24 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform
-from timm.data.auto_augment import AugmentOp
 
 from backbones.train.cli import predict, validate
 from backbones.train.data.datasets import build_dataset
-from backbones.train.data.images import convert_image, guard_posterize, posterize
+from backbones.train.data.images import convert_image
 from backbones.train.data.loader import EvalLoader
 from backbones.train.evaluation.predict import ImageFiles
-from backbones.train.loop.components import build_loaders
-from backbones.train.loop.distributed import World
-from backbones.train.options.recipe import list_recipes, resolve
+from backbones.train.options.recipe import resolve
+from tests.train.data.test_transforms import noise
 
 SIDEWAYS = 6  # the camera was held upright: rows of the file are columns of the scene
 ORIENTATION = 0x0112
-
-
-@pytest.fixture
-def strict_posterize(monkeypatch):
-    """Pillow 13's check, whatever Pillow is installed."""
-    original = ImageOps.posterize
-
-    def checked(image, bits):
-        if not 1 <= bits <= 8:
-            raise ValueError("bits must be between or equal to 1 and 8")
-        return original(image, bits)
-
-    monkeypatch.setattr(ImageOps, "posterize", checked)
-
-
-def noise(mode="RGB"):
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).convert(mode)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_posterize_to_no_bits_is_black(mode, strict_posterize):
-    """As Pillow before version 13 computed it: every value is masked with 0."""
-    for bits in (0, -1):
-        result = posterize(noise(mode), bits)
-        assert result.mode == mode and not np.asarray(result).any()
-    for bits in range(1, 9):
-        mask = 256 - 2 ** (8 - bits)
-        assert np.array_equal(np.asarray(posterize(noise(mode), bits)), np.asarray(noise(mode)) & mask)
-
-
-def policies_of(transform):
-    found = []
-    for step in transform.transforms:
-        for policy in [getattr(step, "ops", []), *getattr(step, "policy", [])]:
-            found += [op for op in policy if isinstance(op, AugmentOp) and "Posterize" in op.name]
-    return found
-
-
-@pytest.mark.parametrize(
-    "policy", ["rand-m9-mstd0.5-inc1", "rand-m15-mmax30-inc1", "rand-m0", "augmix-m10", "v0", "originalr"]
-)
-def test_policies_posterize_at_every_level(policy, strict_posterize):
-    transform = guard_posterize(create_transform(8, is_training=True, auto_augment=policy))
-    operations = policies_of(transform)
-    assert operations
-    for operation in operations:
-        operation.prob = 1.0
-        for level in range(0, 31):
-            operation.magnitude, operation.magnitude_std, operation.magnitude_max = level, 0, 30
-            operation(noise())
-
-
-def test_every_recipe_augments_at_the_highest_level(strict_posterize):
-    """The transform that a run builds from each recipe."""
-    data = build_dataset(None, "train")
-    seen = 0
-    for name in list_recipes():
-        for given in ({"workers": 0}, {"workers": 0, "model": "test_vit"}):
-            try:
-                options = resolve(name, given)
-                break
-            except ValueError:  # a recipe for several models
-                continue
-        config = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-        config.update(interpolation="bicubic", crop_pct=1.0, crop_mode="center")
-
-        class Both:
-            train = val = data
-
-        train, _ = build_loaders(options, Both, config, World(0, 1, torch.device("cpu")))
-        for operation in policies_of(train.dataset.transform):
-            operation.prob, operation.magnitude, operation.magnitude_std = 1.0, 10, 0
-            random.seed(0)
-            operation(noise())
-            seen += 1
-    assert seen >= 9
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("uint16", "png"), ("uint16", "tif"), (">u2", "tif"), ("int32", "pgm")])
@@ -203,10 +123,9 @@ def test_training_takes_the_same_flag(tmp_path):
     from backbones.train.loop.components import build_data
 
     data = photographs(tmp_path / "data", turned=True)
-    world = World(0, 1, torch.device("cpu"))
     for follow in (False, True):
         options = resolve(None, {"data": str(data), "exif_transpose": follow})
-        both = build_data(options, world)
+        both = build_data(options)
         wanted = ImageFiles([data / "train" / "left" / "0.png"], exif_transpose=follow)[0][0]
         assert np.array_equal(np.asarray(both.train[0][0]), np.asarray(wanted))
         assert both.val.exif_transpose == follow

@@ -7,6 +7,7 @@ import yaml
 from safetensors.torch import save_file
 
 from backbones.train.evaluation.models import ModelError, check_model_name, describe_classes, load_model, recipe_of
+from backbones.train.options.recipe import RecipeError
 
 NAMES = [f"kind {i}" for i in range(7)]
 
@@ -183,7 +184,7 @@ def test_folder_and_file_without_recipe(tmp_path):
     with pytest.raises(ModelError, match="--model NAME --checkpoint"):
         load_model(str(tmp_path / "w.safetensors"))
     (tmp_path / "recipe.yaml").write_text("- not a mapping")
-    with pytest.raises(ModelError, match="names no model"):
+    with pytest.raises(RecipeError, match="names no model"):
         load_model(str(tmp_path))
 
 

@@ -202,3 +202,14 @@ def test_default_names_are_numbered(tmp_path):
     assert names == ["test_vit-digits-32", "test_vit-digits-32-2", "test_vit-digits-32-3"]
     with pytest.raises(RecipeError, match="there is no run"):
         folder.folder_to_resume(resolve(None, {"resume": str(tmp_path / "nowhere")}))
+
+
+def test_runs_of_earlier_clones_go_on_where_they_are(run, tmp_path, monkeypatch):
+    """Runs are in runs/; --resume auto finds one in output/ too, and goes on there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output").mkdir()
+    run.rename(tmp_path / "output" / "run")
+    assert main([*SMALL.split(), "--experiment", "run", "--resume", "auto", "epochs=2"]) == 0
+    assert not (tmp_path / "runs").exists()
+    with open(tmp_path / "output" / "run" / "summary.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]

@@ -7,6 +7,7 @@ import timm
 import yaml
 
 import backbones
+from backbones.train.loop.optimizer import resolve_lr
 from backbones.train.options import OPTIONS, OptionError
 from backbones.train.options.recipe import (
     build_train_parser,
@@ -14,7 +15,6 @@ from backbones.train.options.recipe import (
     load_recipe,
     parse_command_line,
     resolve,
-    resolve_lr,
 )
 
 
@@ -177,7 +177,7 @@ def test_args_yaml_of_timm_is_a_recipe(tmp_path):
     options = resolved("-c", str(file), "--epochs", "3")
     assert (options.model, options.opt, options.epochs, options.min_lr) == ("test_vit", "lamb", 3, 0)
     assert (options.lr_base_scale, options.dist_bn, options.in_chans) == ("sqrt", "none", 3)
-    assert (options.data_dir, options.output, options.experiment) == ("/data/imagenet", "output", None)
+    assert (options.data_dir, options.output, options.experiment) == ("/data/imagenet", "runs", None)
     for change, message in (
         ("split_bn: true", "timm's split_bn=True has no counterpart"),
         ("drop_block: 0.1", "kwargs"),

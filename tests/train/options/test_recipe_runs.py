@@ -15,9 +15,10 @@ from torch import nn
 
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.attention.window import WindowAttention
-from backbones.train.loop.components import build_model, data_config
-from backbones.train.loop.trainer import build_optimizer, build_schedule
-from backbones.train.options.recipe import list_recipes, load_recipe, resolve, resolve_lr
+from backbones.train.evaluation.models import data_config
+from backbones.train.loop.components import build_model
+from backbones.train.loop.optimizer import build_optimizer, build_schedule, resolve_lr
+from backbones.train.options.recipe import list_recipes, load_recipe, resolve
 
 
 def gpus(recipe: str) -> int:
@@ -107,7 +108,7 @@ def built(recipe: str, model: str) -> tuple:
     options = options_of(recipe, model)
     with torch.device("meta"):
         network, _ = build_model(options, 1000)
-    return options, network, data_config(options, network)
+    return options, network, data_config(network, vars(options), options.in_chans, options.size)
 
 
 def test_every_recipe_has_its_authors_schedule_here():
