@@ -167,6 +167,11 @@ class Family:
         return self.convert(out, model) if self.convert else out
 
 
+def renames(prefix: str, names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Pairs of `Family.key_map` for modules, old to new dotted name, that follow what the regex `prefix` matches."""
+    return [(rf"({prefix}){re.escape(old)}\.", rf"\g<1>{new}.") for old, new in names.items()]
+
+
 def unwrap_checkpoint(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The state dict inside a checkpoint: below its usual wrapper key, without `module.` and `_orig_mod.` prefixes.
 

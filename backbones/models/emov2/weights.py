@@ -9,14 +9,11 @@ import torch
 from torch import nn
 
 from backbones.models.emov2.model import EMOv2
-from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family
+from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family, renames
 
 _KEYS = (
-    (r"^stage0\.0\.conv\.", "stem.conv1."),
-    (r"^stage0\.0\.norm\.", "stem.norm1."),
-    (r"^stage0\.1\.conv\.", "stem.dwconv."),
-    (r"^stage0\.1\.norm\.", "stem.norm2."),
-    (r"^stage0\.2\.conv\.", "stem.conv2."),
+    *renames("^", {"stage0.0.conv": "stem.conv1", "stage0.0.norm": "stem.norm1"}),
+    *renames("^", {"stage0.1.conv": "stem.dwconv", "stage0.1.norm": "stem.norm2", "stage0.2.conv": "stem.conv2"}),
     (r"^stage([1-4])\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{match[2]}."),
     (r"^(stages\..*)\.norm\.norm\.", r"\1.norm."),
     (r"^norm\.norm\.", "norm."),

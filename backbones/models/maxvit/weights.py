@@ -1,4 +1,11 @@
-"""Published weights of MaxViT: addresses, key map, variants."""
+"""Published weights of MaxViT: addresses, variants.
+
+The weights are the authors' as timm publishes them (`maxvit_*_tf_*`), whose key names are ours. The "224" ImageNet-1K
+files take ImageNet's mean and std, all others 0.5; the 384 and 512 files hold bias tables of windows 12 and 16; a table
+of another window is resized as the authors resize it. Evaluation crops size / (size + 32) of the resized image, as the
+authors do, whose accuracies are for that: with timm's crops (0.95 at 224, the whole image squashed at 384 and 512) they
+are up to 0.2 points lower. Weights from ImageNet-21K have timm's, as their accuracies are timm's measurements.
+"""
 
 from __future__ import annotations
 

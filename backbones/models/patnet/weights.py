@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backbones.models.patnet.model import PATNet
-from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family
+from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family, renames
 
 _BLOCK = r"^(stages\.\d+\.blocks\.\d+\.)"
 _KEYS = (
@@ -16,16 +16,11 @@ _KEYS = (
         lambda m: f"stages.{int(m[1]) // 2}.{m[2]}",
     ),
     (_BLOCK + r"layer_scale$", r"\1ls.gamma"),
-    (_BLOCK + r"mlp\.0\.", r"\1fc1.conv."),
-    (_BLOCK + r"mlp\.1\.", r"\1fc1.norm."),
-    (_BLOCK + r"mlp\.3\.", r"\1fc2."),
-    (_BLOCK + r"mlp\.4\.conv_attn\.", r"\1gate.score."),
-    (_BLOCK + r"mlp\.4\.conv\.", r"\1gate.mix."),
-    (_BLOCK + r"mlp\.4\.norm\.", r"\1gate.norm1."),
-    (_BLOCK + r"mlp\.4\.norm2\.", r"\1gate.norm2."),
-    (_BLOCK + r"spatial_mixing\.partial_conv3\.", r"\1mixer.conv."),
-    (_BLOCK + r"spatial_mixing\.attn\.cfc1\.", r"\1mixer.rest.mix."),
-    (_BLOCK + r"spatial_mixing\.attn\.bn\.", r"\1mixer.rest.norm1."),
+    *renames(_BLOCK, {"mlp.0": "fc1.conv", "mlp.1": "fc1.norm", "mlp.3": "fc2"}),
+    *renames(_BLOCK, {"mlp.4.conv_attn": "gate.score", "mlp.4.conv": "gate.mix"}),
+    *renames(_BLOCK, {"mlp.4.norm": "gate.norm1", "mlp.4.norm2": "gate.norm2"}),
+    *renames(_BLOCK, {"spatial_mixing.partial_conv3": "mixer.conv"}),
+    *renames(_BLOCK, {"spatial_mixing.attn.cfc1": "mixer.rest.mix", "spatial_mixing.attn.bn": "mixer.rest.norm1"}),
     (r"^(stages\.[012]\.blocks\.\d+\.)spatial_mixing\.norm\.", r"\1mixer.rest.norm2."),
     (_BLOCK + r"spatial_mixing\.norm\.", r"\1mixer.rest.norm."),
     (

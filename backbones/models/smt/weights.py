@@ -5,25 +5,21 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family
+from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family, renames
 from backbones.models.smt.model import NORM_EPS, SMT
 
 _URL = "https://github.com/AFeng-x/SMT/releases/download/v1.0.0"
 
 _KEYS = (
-    (r"^patch_embed1\.conv\.0\.", "stem.conv1."),
-    (r"^patch_embed1\.conv\.1\.", "stem.norm1."),
-    (r"^patch_embed1\.conv\.3\.", "stem.conv2."),
-    (r"^patch_embed1\.norm\.", "stem.norm2."),
+    *renames("^", {"patch_embed1.conv.0": "stem.conv1", "patch_embed1.conv.1": "stem.norm1"}),
+    *renames("^", {"patch_embed1.conv.3": "stem.conv2", "patch_embed1.norm": "stem.norm2"}),
     (r"^patch_embed(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.downsample."),
     (r"^block(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks."),
     (r"^norm(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.norm."),
     (r"\.gamma_([12])$", r".ls\1.gamma"),
     (r"\.attn\.local_conv_(\d)\.", lambda m: f".attn.heads.convs.{int(m[1]) - 1}."),
     (r"\.attn\.(?:local_conv|dw_conv)\.", ".attn.lepe."),
-    (r"\.attn\.proj0\.", ".attn.expand."),
-    (r"\.attn\.bn\.", ".attn.norm."),
-    (r"\.attn\.proj1\.", ".attn.mix."),
+    *renames(r"\.attn\.", {"proj0": "expand", "bn": "norm", "proj1": "mix"}),
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
 )
 

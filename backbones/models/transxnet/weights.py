@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from backbones.layers.attention.reduction import PairBias
-from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family
+from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family, renames
 from backbones.models.transxnet.model import TransXNet
 
 
@@ -31,18 +31,13 @@ _KEYS = (
     (r"\.bn\.", ".norm."),
     (r"\.pos_embed\.", ".dwconv."),
     (r"\.layer_scale_([12])\.", r".ls\1."),
-    (r"\.token_mixer\.local_unit\.proj\.0\.", ".mixer.conv.reduce."),
-    (r"\.token_mixer\.local_unit\.proj\.1\.", ".mixer.conv.expand."),
-    (r"\.token_mixer\.local_unit\.", ".mixer.conv."),
-    (r"\.token_mixer\.global_unit\.sr\.0\.", ".mixer.attn.reduce.0."),
-    (r"\.token_mixer\.global_unit\.sr\.1\.", ".mixer.attn.reduce.2."),
-    (r"\.token_mixer\.global_unit\.", ".mixer.attn."),
+    *renames(r"\.", {"token_mixer.local_unit.proj.0": "mixer.conv.reduce"}),
+    *renames(r"\.", {"token_mixer.local_unit.proj.1": "mixer.conv.expand", "token_mixer.local_unit": "mixer.conv"}),
+    *renames(r"\.", {"token_mixer.global_unit.sr.0": "mixer.attn.reduce.0"}),
+    *renames(r"\.", {"token_mixer.global_unit.sr.1": "mixer.attn.reduce.2", "token_mixer.global_unit": "mixer.attn"}),
     (r"\.token_mixer\.proj\.(\d)\.", lambda match: f".mixer.proj.{_ENHANCER[match[1]]}."),
     (r"\.mlp\.fc([12])\.0\.", r".mlp.fc\1."),
-    (r"\.mlp\.fc1\.2\.", ".mlp.norm1."),
-    (r"\.mlp\.norm\.", ".mlp.norm2."),
-    (r"\.mlp\.fc2\.1\.", ".mlp.norm3."),
-    (r"\.mlp\.dwconv\.proj\.", ".mlp.dwconv.convs."),
+    *renames(r"\.mlp\.", {"fc1.2": "norm1", "norm": "norm2", "fc2.1": "norm3", "dwconv.proj": "dwconv.convs"}),
 )
 _MATRICES = (".attn.q.weight", ".attn.kv.weight", "head.fc.weight")
 

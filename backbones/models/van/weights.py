@@ -6,7 +6,7 @@ import torch
 from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from torch import nn
 
-from backbones.models.registry import Family, Variant, Weights, register_family
+from backbones.models.registry import Family, Variant, Weights, register_family, renames
 from backbones.models.van.model import VAN
 
 _KEYS = (
@@ -18,9 +18,8 @@ _KEYS = (
     (r"^norm(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.norm."),
     (r"\.layer_scale_([12])$", r".ls\1.gamma"),
     (r"\.attn\.proj_([12])\.", r".attn.proj\1."),
-    (r"\.spatial_gating_unit\.conv0\.", ".attn.near."),
-    (r"\.spatial_gating_unit\.conv_spatial\.", ".attn.far."),
-    (r"\.spatial_gating_unit\.conv1\.", ".attn.mix."),
+    *renames(r"\.", {"spatial_gating_unit.conv0": "attn.near", "spatial_gating_unit.conv_spatial": "attn.far"}),
+    *renames(r"\.", {"spatial_gating_unit.conv1": "attn.mix"}),
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.dwconv."),
 )
 
