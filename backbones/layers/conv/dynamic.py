@@ -63,11 +63,12 @@ class DynamicDepthwiseConv(nn.Module):
         # One plane after another: the images' channels become the channels of one large depthwise convolution.
         x = x.contiguous()
         weight = (self._mix(F.adaptive_avg_pool2d(x, self.kernel_size)) * self.weight).sum(1)
-        bias = (self._mix(x.mean((2, 3), keepdim=True))[..., 0, 0] * self.bias).sum(1)
+        mixed = self._mix(x.mean((2, 3), keepdim=True))[..., 0, 0] * self.bias
+        bias = mixed.transpose(0, 1).flatten(1).sum(0)  # no view of a sum, which Inductor takes for no bias on CPU
         y = F.conv2d(
             x.view(1, batch * dim, height, width),
             weight.view(batch * dim, 1, self.kernel_size, self.kernel_size),
-            bias.view(batch * dim),
+            bias,
             padding=self.kernel_size // 2,
             groups=batch * dim,
         )
