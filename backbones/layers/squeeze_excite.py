@@ -19,6 +19,7 @@ class SqueezeExcite(nn.Module):
         hidden_dim: Width of the hidden layer.
         act_layer: Activation of the hidden layer.
         gate_layer: Squashes the gates.
+        bias: Of both layers.
 
     Maps `(B, C, H, W)` to the same shape.
     """
@@ -29,14 +30,15 @@ class SqueezeExcite(nn.Module):
         hidden_dim: int,
         act_layer: type[nn.Module] = nn.ReLU,
         gate_layer: type[nn.Module] = nn.Sigmoid,
+        bias: bool = True,
         device=None,
         dtype=None,
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
+        self.fc1 = nn.Conv2d(dim, hidden_dim, 1, bias=bias, **dd)
         self.act = act_layer()
-        self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
+        self.fc2 = nn.Conv2d(hidden_dim, dim, 1, bias=bias, **dd)
         self.gate = gate_layer()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ HEIGHT, WIDTH = 300, 400  # of the image of the multi-scale tests
 SHORT_SIDES = {512: (256, 384, 512, 640, 768, 896), 640: (320, 480, 640, 800, 960, 1120)}
 MAXVIT_RETINANET = "detection/maxvit/retinanet_maxvit-b_fpn_32xb8-amp-72e_coco-640x640"
 CITYSCAPES = (512, 768, 1024, 1280, 1536, 1792)
+WITHOUT_BATCH_NORM = ("nat", "dinat", "davit", "gcvit")
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -214,18 +215,18 @@ def test_batch_norm_is_synchronised_where_the_authors_do(name):
     task, family, stem = name.split("/")
     cfg = load_config(name)
     model = _as_in_a_distributed_run(cfg, build_model(cfg, "meta"))
-    if family in ("nat", "dinat"):
+    if family in WITHOUT_BATCH_NORM:
         expected = set()
     elif family in ("overlock", "transxnet", "van", "maxvit") or (family == "biformer" and task == "segmentation"):
         expected = {"synchronised"}
     else:
         expected = {"plain"}
     assert _kinds(model.backbone) == expected
-    if family not in ("nat", "dinat"):
+    if family not in WITHOUT_BATCH_NORM:
         eps = {module.eps for module in model.backbone.modules() if isinstance(module, BATCH_NORMS)}
         assert eps == {{"maxvit": 1e-3, "emov2": 1e-6}.get(family, 1e-5)}
     others = set().union(*(_kinds(part) for key, part in model.named_children() if key != "backbone"))
-    if "ssdlite" in stem or "retinanet_maxvit" in stem:
+    if "ssdlite" in stem or "retinanet_maxvit" in stem or "upernet_davit" in stem:
         assert others == {"plain"}
     elif stem.startswith("cascade") or (task == "segmentation" and "mask2former" not in stem):
         assert others == {"synchronised"}

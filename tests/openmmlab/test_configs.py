@@ -28,6 +28,7 @@ TINY_DINAT = {
 }
 # Behind its layer scales of 1e-6 the gradients of a new model are too small to move a weight of 1 in single precision.
 EMOV2 = {"model.backbone.layer_scale": 0.1}
+TINY_GCVIT = {"model.backbone.depths": (2, 2, 2, 2), "model.backbone.window_size": 8}
 # One model of every family and method of each task, the smallest; Mask2Former at a tenth of its depth and width.
 STEPS = {
     "detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-640x640": {},
@@ -79,6 +80,11 @@ STEPS = {
     "segmentation/emov2/pspnet_emov2-1m_4xb8-80k_ade20k-512x512": EMOV2,
     "segmentation/emov2/segformer_emov2-1m_4xb8-160k_ade20k-512x512": EMOV2,
     "segmentation/emov2/semantic-fpn_emov2-1m_4xb8-160k_ade20k-512x512": EMOV2,
+    "detection/davit/mask-rcnn_davit-t_fpn_ms-crop-1x_coco": {},
+    "detection/davit/retinanet_davit-t_fpn_ms-crop-1x_coco": {},
+    "segmentation/davit/upernet_davit-t_8xb2-160k_ade20k-512x512": {},
+    "detection/gcvit/mask-rcnn_gcvit-t_fpn_amp-ms-crop-3x_coco": TINY_GCVIT,
+    "detection/gcvit/cascade-mask-rcnn_gcvit-t_fpn_ms-crop-3x_coco": TINY_GCVIT,
 }
 # (fixture of the authors' dense backbone, config, how the authors' rule finds what is not decayed)
 DECAY_RULES = {
@@ -90,6 +96,10 @@ DECAY_RULES = {
     "emov2/EMO2_1M_k5_hybrid-dense": ("detection/emov2/mask-rcnn_emov2-1m_fpn_4xb4-1x_coco", "norm"),
     "transxnet/transxnet_t-dense": ("detection/transxnet/mask-rcnn_transxnet-t_fpn_1x_coco", "norm"),
     "smt/smt_tiny-dense": ("detection/smt/mask-rcnn_smt-s_fpn_ms-crop-3x_coco", "norm"),
+    "gcvit/gc_vit_xxtiny-dense": (
+        "detection/gcvit/cascade-mask-rcnn_gcvit-t_fpn_ms-crop-3x_coco",
+        "norm|relative_position_bias_table",
+    ),
     "van/van_b0-dense": ("segmentation/van/upernet_van-b0_8xb2-160k_ade20k-512x512", "norm"),
 }
 
@@ -100,9 +110,9 @@ def _load(name: str) -> Config:
 
 def test_every_published_combination_is_there():
     families = {name.rsplit("/", 1)[0] for name in PATHS}
-    named = ("maxvit", "biformer", "nat", "dinat", "overlock", "transxnet", "smt", "van", "emov2")
+    named = ("maxvit", "biformer", "nat", "dinat", "overlock", "transxnet", "smt", "van", "emov2", "davit")
     both = {f"{task}/{f}" for task in COLUMNS for f in named}
-    assert families == {*both, "detection/patnet", "detection/shvit"}
+    assert families == {*both, "detection/patnet", "detection/shvit", "detection/gcvit"}
     assert {name.rsplit("/", 1)[0] for name in STEPS} == families
     methods = {name.rsplit("/", 1)[1].split("_")[0] for name in PATHS}
     assert {name.rsplit("/", 1)[1].split("_")[0] for name in STEPS} == methods
@@ -155,7 +165,8 @@ def test_config_builds_on_meta_and_has_the_published_parameters(name):
             spare = count_parameters(model.roi_head.mask_head[0])
         elif "smt-s" in name:  # The paper counts a block less than its code and weights have.
             spare = count_parameters(model.backbone.model.stages[3].blocks[1])
-        assert (count_parameters(model) - spare) / 1e6 == pytest.approx(published, abs=1.0)
+        few = 2.5 if "gcvit" in name else 1.0  # GC ViT's authors state up to 2 % less than their code has
+        assert (count_parameters(model) - spare) / 1e6 == pytest.approx(published, abs=few)
 
 
 @pytest.mark.parametrize("fixture", DECAY_RULES)
@@ -163,7 +174,7 @@ def test_decay_leaves_out_what_the_authors_leave_out(fixture):
     name, pattern = DECAY_RULES[fixture]
     state = load(FIXTURES / f"{fixture}.json.gz")["state_dict"]
     cfg = _load(name)
-    smaller = {"overlock_t": "overlock_xt", "smt_s": "smt_t"}
+    smaller = {"overlock_t": "overlock_xt", "smt_s": "smt_t", "gcvit_t": "gcvit_xxt"}
     cfg.model.backbone.model = smaller.get(cfg.model.backbone.model, cfg.model.backbone.model)
     cfg.merge_from_dict({"model.backbone.pretrained": False})
     backbone = build_model(cfg, "meta").backbone

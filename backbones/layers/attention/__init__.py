@@ -1,5 +1,6 @@
 """Attention on channels-last maps."""
 
+from backbones.layers.attention.channel import ChannelAttention
 from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.attention.hybrid import HybridWindowAttention
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
@@ -10,6 +11,7 @@ from backbones.layers.attention.window import GridAttention, WindowAttention
 
 __all__ = [
     "BiLevelRoutingAttention",
+    "ChannelAttention",
     "DistanceBias2d",
     "GlobalAttention2d",
     "GridAttention",

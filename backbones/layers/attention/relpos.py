@@ -28,10 +28,14 @@ class RelativePositionBias2d(nn.Module):
     Args:
         num_heads: Attention heads.
         window_size: `(P, Q)`.
+        resize_mode: How the table is resized to other windows, see `resize_bias_table`.
     """
 
-    def __init__(self, num_heads: int, window_size: tuple[int, int], device=None, dtype=None) -> None:
+    def __init__(
+        self, num_heads: int, window_size: tuple[int, int], resize_mode: str = "bilinear", device=None, dtype=None
+    ) -> None:
         super().__init__()
+        self.resize_mode = resize_mode
         p, q = window_size
         self.relative_position_bias_table = nn.Parameter(
             torch.empty(num_heads, 2 * p - 1, 2 * q - 1, device=device, dtype=dtype)
@@ -44,12 +48,12 @@ class RelativePositionBias2d(nn.Module):
     def set_window_size(self, window_size: tuple[int, int]) -> None:
         """Resize the stored table to another window."""
         table = self.relative_position_bias_table
-        resized = resize_bias_table(table.detach(), window_size)
+        resized = resize_bias_table(table.detach(), window_size, self.resize_mode)
         self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
 
     def forward(self, p: int, q: int) -> torch.Tensor:
         """Bias `(heads, P * Q, P * Q)`, query by key, of a P x Q window; a table of another size is resized."""
-        table = resize_bias_table(self.relative_position_bias_table, (p, q))
+        table = resize_bias_table(self.relative_position_bias_table, (p, q), self.resize_mode)
         return _spread(table, _offsets(p, table.device), _offsets(q, table.device), p, q)
 
 
@@ -115,10 +119,16 @@ class DistanceBias2d(nn.Module):
         return _spread(table, _distances(p, table.device), _distances(q, table.device), p, q)
 
 
-def resize_bias_table(table: torch.Tensor, window_size: tuple[int, int]) -> torch.Tensor:
-    """Resize a `(heads, 2P-1, 2Q-1)` table to another window, bilinear with half-pixel centres, as MaxViT does."""
+def resize_bias_table(table: torch.Tensor, window_size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
+    """Resize a `(heads, 2P-1, 2Q-1)` table to another window with half-pixel centres.
+
+    Args:
+        table: The table.
+        window_size: `(P, Q)` of the other window.
+        mode: "bilinear", as MaxViT does, or "bicubic", as most others do.
+    """
     size = (2 * window_size[0] - 1, 2 * window_size[1] - 1)
     # A graph for many sizes must hold at the table's own size too, so it always resizes; there, that changes nothing.
     if not is_symbolic(*size) and table.shape[1] == size[0] and table.shape[2] == size[1]:
         return table
-    return F.interpolate(table[None].float(), size=size, mode="bilinear", align_corners=False)[0].to(table.dtype)
+    return F.interpolate(table[None].float(), size=size, mode=mode, align_corners=False)[0].to(table.dtype)

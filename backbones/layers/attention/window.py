@@ -16,7 +16,7 @@ from backbones.ops.window import Groups, window_attention
 class WindowAttention(nn.Module):
     """Self-attention within P x Q windows that tile the map (MaxViT, arXiv 2204.01697, section 3.2, "block" attention).
 
-    Where the window does not divide the map, the map is zero-padded below and right, and no query attends to padding.
+    Where the window does not divide the map, the map is zero-padded below and right.
 
     Args:
         dim: Channels C.
@@ -24,6 +24,8 @@ class WindowAttention(nn.Module):
         window_size: P, or `(P, Q)`.
         qkv_bias: Bias of the input projection.
         rel_pos_bias: Learn a bias for every (key minus query) offset.
+        mask_padding: Let no query attend to padding. Otherwise it is attended to like any position whose input is zero.
+        resize_mode: How the bias table is resized to another window, "bilinear" or "bicubic".
 
     Maps `(B, H, W, C)` to `(B, H, W, C)`.
     """
@@ -37,6 +39,8 @@ class WindowAttention(nn.Module):
         window_size: int | tuple[int, int] = 7,
         qkv_bias: bool = True,
         rel_pos_bias: bool = True,
+        mask_padding: bool = True,
+        resize_mode: str = "bilinear",
         device=None,
         dtype=None,
     ) -> None:
@@ -46,8 +50,9 @@ class WindowAttention(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.num_heads = num_heads
         self.window_size = to_2tuple(window_size)
+        self.mask_padding = mask_padding
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.rel_pos = RelativePositionBias2d(num_heads, self.window_size, **dd) if rel_pos_bias else None
+        self.rel_pos = RelativePositionBias2d(num_heads, self.window_size, resize_mode, **dd) if rel_pos_bias else None
         self.proj = Linear(dim, dim, **dd)
 
     def no_weight_decay(self) -> set[str]:
@@ -63,7 +68,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         groups = Groups.of(x, self.window_size, self.grid)
         bias = self.rel_pos(*self.window_size) if self.rel_pos is not None else None
-        mask = groups.real(x.device)
+        mask = groups.real(x.device) if self.mask_padding else None
 
         def attend(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
             q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)

@@ -162,3 +162,12 @@ def test_heads_must_divide():
 
 def test_linear_layers_are_torch_linear_layers():
     assert isinstance(WindowAttention(8, 2).qkv, nn.Linear)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("height, width, window", CASES)
+def test_padding_that_is_not_masked_is_attended_to_like_zeros_of_the_map(kind, height, width, window):
+    module, masked = make(kind, window, mask_padding=False), make(kind, window)
+    x = torch.randn(2, height, width, 8, dtype=torch.float64)
+    padded = F.pad(x, (0, 0, 0, -width % window[1], 0, -height % window[0]))
+    torch.testing.assert_close(module(x), masked(padded)[:, :height, :width])

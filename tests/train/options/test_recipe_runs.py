@@ -55,6 +55,7 @@ _NAT = Schedule(310, 1024, 1e-3, 20, 1e-6, 5e-6, 300)
 SCHEDULES = {
     "biformer": _DEIT,
     "convit": _DEIT,
+    "davit": _DEIT._replace(epochs=310),
     "dhvt": _DEIT._replace(batch=256, peak=2.5e-4, warmup=10),
     "dhvt:cifar100": _DEIT._replace(batch=512),
     "dhvt:domainnet": _DEIT._replace(batch=256, peak=5e-4, warmup=20),
@@ -64,6 +65,8 @@ SCHEDULES = {
     "dinat:finetune_384": Schedule(30, 512, 5e-5),
     "emov2": Schedule(300, 1024, 3e-3, 20, 5e-7, 5e-7, 300),
     "emov2:distill": Schedule(300, 1024, 3e-3, 20, 5e-7, 5e-7, 300),
+    "gcvit": Schedule(310, 4096, 5e-3, 20, 1e-6, 5e-6, 300),
+    "gcvit:finetune_384": Schedule(310, 1024, 1e-3, 20, 1e-6, 5e-6, 300),
     "maxvit": Schedule(300, 4096, 3e-3, 32, 0.0, 1e-5, 268, 32),
     "maxvit:finetune_384": Schedule(30, 512, 5e-5),
     "maxvit:finetune_512": Schedule(30, 512, 5e-5),
@@ -83,6 +86,7 @@ _LONG_WARMUP = _NAT._replace(warmup=50)
 _HALF_BATCH = SCHEDULES["patnet"]._replace(batch=2048, peak=2e-3)
 EXCEPTIONS = {
     **{("dinat", name): _LONG_WARMUP for name in ("nat_isotropic_b", "dinat_isotropic_b", "vitrpb_b")},
+    **{("gcvit", f"gcvit_{size}"): SCHEDULES["gcvit"]._replace(batch=1024) for size in ("s", "s2", "b", "l")},
     **{("patnet", name): _HALF_BATCH for name in ("patnet_m", "patnet_l")},
 }
 
@@ -181,6 +185,7 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         ("biformer", "biformer_t", r"\.pos_embed\.weight$"),
         ("dhvt", "dhvt_t", r"\.attn\.pos_embed$"),
         ("dhvt", "dhvt_t", r"_affine\.(alpha|beta)$"),
+        ("gcvit", "gcvit_xxt", r"\.relative_position_bias_table$"),
         ("maxvit", "maxvit_t", None),
         ("maxvit:finetune_384", "maxvit_t", None),
     ],
