@@ -8,7 +8,14 @@ from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
 from backbones.layers.norm import LayerNorm2d
-from backbones.ops.sizes import static_size
+from backbones.ops.sizes import is_symbolic, static_size
+
+
+def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
+    """`(B, C, H, W)` with zeros below and right, so that `multiple` divides both sides."""
+    pad_h, pad_w = -x.shape[2] % multiple, -x.shape[3] % multiple
+    # A symbolic padding is always applied, so that an exported program holds for every size.
+    return F.pad(x, (0, pad_w, 0, pad_h)) if is_symbolic(pad_h, pad_w) or pad_h or pad_w else x
 
 
 @register_notrace_module
@@ -36,11 +43,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.Identity() if norm_eps is None else LayerNorm2d(dim, eps=norm_eps, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pad_h, pad_w = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
-        # A symbolic padding is always applied, so that an exported program holds for every size.
-        if isinstance(pad_h, torch.SymInt) or isinstance(pad_w, torch.SymInt) or pad_h or pad_w:
-            x = F.pad(x, (0, pad_w, 0, pad_h))
-        return self.norm(self.conv1(x))
+        return self.norm(self.conv1(pad_to_multiple(x, self.patch_size)))
 
 
 class ClassToken(nn.Module):
@@ -108,7 +111,7 @@ class PositionEmbedding(nn.Module):
             size: `(rows, columns)` of the result.
         """
         # A graph for many sizes must hold at the table's own size too, so it resizes there as well, to the same table.
-        if not any(isinstance(n, torch.SymInt) for n in size) and tuple(map(static_size, size)) == grid_size:
+        if not is_symbolic(*size) and tuple(map(static_size, size)) == grid_size:
             return table
         prefix, grid = table.split([self.num_prefix_tokens, table.shape[1] - self.num_prefix_tokens], dim=1)
         grid = grid.unflatten(1, grid_size).permute(0, 3, 1, 2)

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.layers import ClassifierHead, calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
@@ -25,6 +24,7 @@ from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.block import MixerBlock
 from backbones.layers.norm import LayerNorm2d
 from backbones.layers.pointwise import Linear
+from backbones.layers.tokens import PatchEmbed, pad_to_multiple
 from backbones.models.skeleton import HierarchicalModel, Stage
 
 HEAD_DIM = 32
@@ -70,29 +70,6 @@ class ConvDownsample(nn.Module):
         return self.norm(self.reduction(x))
 
 
-def _padded(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """`(B, C, H, W)` zero-padded below and right to sides that `multiple` divides."""
-    pad_h, pad_w = -x.shape[2] % multiple, -x.shape[3] % multiple
-    # A symbolic padding is always applied, so that an exported program holds for every size.
-    if isinstance(pad_h, torch.SymInt) or isinstance(pad_w, torch.SymInt) or pad_h or pad_w:
-        x = F.pad(x, (0, pad_w, 0, pad_h))
-    return x
-
-
-@register_notrace_module
-class PatchEmbed(nn.Module):
-    """Zero-pad right and bottom to a multiple of the patch, embed every patch, LayerNorm."""
-
-    def __init__(self, in_chans: int, dim: int, patch_size: int, device=None, dtype=None) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, device=device, dtype=dtype)
-        self.norm = LayerNorm2d(dim, device=device, dtype=dtype)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.conv1(_padded(x, self.patch_size)))
-
-
 @register_notrace_module
 class PatchMerging(nn.Module):
     """Concatenate each 2x2 cell column by column, LayerNorm, linear to the next width; odd sides are zero-padded."""
@@ -103,7 +80,7 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(4 * in_dim, dim, bias=False, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = _padded(x, 2).permute(0, 2, 3, 1)
+        x = pad_to_multiple(x, 2).permute(0, 2, 3, 1)
         x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
         return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
 
@@ -146,9 +123,9 @@ class NAT(HierarchicalModel):
         if layout == "conv":
             stem, downsample = ConvTokenizer(in_chans, dims[0], **dd), ConvDownsample
         elif layout == "patch":
-            stem, downsample = PatchEmbed(in_chans, dims[0], 4, **dd), PatchMerging
+            stem, downsample = PatchEmbed(in_chans, dims[0], 4, norm_eps=1e-5, **dd), PatchMerging
         elif layout == "isotropic":
-            stem, downsample = PatchEmbed(in_chans, dims[0], 16, **dd), None
+            stem, downsample = PatchEmbed(in_chans, dims[0], 16, norm_eps=1e-5, **dd), None
         else:
             raise ValueError(f'layout must be "conv", "patch" or "isotropic", not {layout!r}')
 
