@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
+from timm.layers import DropPath
 from torch import nn
 
 from backbones.dense.costs import build_model
@@ -77,8 +78,9 @@ def test_mask2former_decays_all_but_norms_and_embeddings(name):
     assert {key: pytest.approx(value) for key, value in groups.items()} == expected
 
 
-def test_cascade_rcnn_of_maxvit_decays_everything():
-    groups, _ = _groups("detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-896x896")
+@pytest.mark.parametrize("name", [name for name in STEPS if "/davit/" in name or "cascade-mask-rcnn_maxvit" in name])
+def test_davit_and_the_cascade_rcnn_of_maxvit_decay_everything(name):
+    groups, _ = _groups(name)
     assert set(groups.values()) == {(1.0, 1.0)}
 
 
@@ -146,6 +148,22 @@ def test_rates_of_emov2s_detectors_fall_once_an_epoch():
     assert len(set(rates[500:])) == 6
     expected = [1.0] * 7 + [(1 + math.cos(math.pi * k / 6)) / 2 for k in range(1, 6)]
     assert rates[599::600] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", [name for name in PATHS if "_davit-" in name or "_gcvit-" in name])
+def test_davit_and_gcvit_train_as_published(name):
+    """Stochastic depth, and for detectors warm-up and the two steps of the rate, in epochs of 100 iterations here."""
+    rates = [
+        module.drop_prob for module in build_model(load_config(name), "meta").modules() if isinstance(module, DropPath)
+    ]
+    assert max(rates) == pytest.approx(0.3 if "upernet" in name else 0.1 if "-1x_" in name else 0.2)
+    if "upernet" in name:
+        return
+    epochs, steps, warmup = (12, (8, 11), 500) if "-1x_" in name else (36, (27, 33), 2500 if "gcvit" in name else 500)
+    rates = _rates(name, 100 * epochs, by_epoch=100)
+    for t, rate in enumerate(rates):
+        stepped = 0.1 ** sum(t >= 100 * step for step in steps)
+        assert rate == pytest.approx(stepped * min(0.001 + 0.999 * t / (warmup - 1), 1.0), rel=1e-4), t
 
 
 @pytest.mark.parametrize("name", [name for name in PATHS if "ssdlite" in name])
