@@ -19,6 +19,7 @@ class ConvHead(nn.Module):
         act_layer: Activation of the hidden layer.
         norm: Whether there is a BatchNorm.
         pool_first: Pool before the convolution; not with a pooling that concatenates.
+        bias: Bias of the convolution.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class ConvHead(nn.Module):
         act_layer: type[nn.Module] = nn.SiLU,
         norm: bool = True,
         pool_first: bool = False,
+        bias: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -39,7 +41,7 @@ class ConvHead(nn.Module):
         self.in_features = in_features
         self.pool_first = pool_first
         self.hidden_size: int | None = hidden_size
-        self.conv = nn.Conv2d(in_features, hidden_size, 1, bias=False, **dd)
+        self.conv = nn.Conv2d(in_features, hidden_size, 1, bias=bias, **dd)
         self.norm = nn.BatchNorm2d(hidden_size, **dd) if norm else nn.Identity()
         self.act = act_layer()
         self.drop = nn.Dropout(drop_rate)

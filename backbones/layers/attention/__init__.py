@@ -7,6 +7,7 @@ from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
 from backbones.layers.attention.relpos import DistanceBias2d, RelativePositionBias2d, resize_bias_table
 from backbones.layers.attention.routing import BiLevelRoutingAttention
+from backbones.layers.attention.super_token import SuperTokenAttention
 from backbones.layers.attention.window import GridAttention, WindowAttention
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "OverlappingReductionAttention",
     "PairBias",
     "RelativePositionBias2d",
+    "SuperTokenAttention",
     "WindowAttention",
     "resize_bias_table",
 ]

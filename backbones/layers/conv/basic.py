@@ -80,15 +80,16 @@ class ConvMlp(nn.Module):
     Args:
         dim: Channels C in and out.
         hidden_dim: Width of the hidden layer.
+        grn: Whether there is the normalisation.
     """
 
-    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None) -> None:
+    def __init__(self, dim: int, hidden_dim: int, grn: bool = True, device=None, dtype=None) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
         self.fc1 = nn.Conv2d(dim, hidden_dim, 1, **dd)
         self.act = nn.GELU()
         self.dwconv = ResidualDepthwiseConv(hidden_dim, **dd)
-        self.grn = GlobalResponseNorm(hidden_dim, **dd)
+        self.grn = GlobalResponseNorm(hidden_dim, **dd) if grn else nn.Identity()
         self.fc2 = nn.Conv2d(hidden_dim, dim, 1, **dd)
 
     @chunkable(axis=2)

@@ -1,0 +1,6 @@
+"""STViT: vision transformer with super token sampling."""
+
+from backbones.models.stvit import weights
+from backbones.models.stvit.model import STViT, STViTBlock
+
+__all__ = ["STViT", "STViTBlock", "weights"]
