@@ -27,6 +27,7 @@ class GlobalAttention2d(nn.Module):
         map_size: `(H, W)` of the maps that a relative position bias is stored for; on other maps its table is resized.
             None for no such bias.
         rel_pos: Another bias, a module from H and W to `(heads, H * W, H * W)`.
+        lepe: Another local position encoding, a module from `(B, C, H, W)` to the same shape.
         drop: Dropout of the attention weights and of the output.
 
     Maps `(B, H, W, C)` to `(B, H, W, C)`, any H and W.
@@ -45,6 +46,7 @@ class GlobalAttention2d(nn.Module):
         map_size: tuple[int, int] | None = None,
         rel_pos: nn.Module | None = None,
         drop: float = 0.0,
+        lepe: nn.Module | None = None,
         device=None,
         dtype=None,
     ) -> None:
@@ -60,7 +62,7 @@ class GlobalAttention2d(nn.Module):
         self.lepe_input = lepe_input
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
         self.lepe = (
-            nn.Conv2d(dim, dim, lepe_kernel, padding=lepe_kernel // 2, groups=dim, **dd) if lepe_kernel else None
+            nn.Conv2d(dim, dim, lepe_kernel, padding=lepe_kernel // 2, groups=dim, **dd) if lepe_kernel else lepe
         )
         self.rel_pos = RelativePositionBias2d(num_heads, map_size, **dd) if map_size is not None else rel_pos
         self.proj = Linear(dim, dim, **dd)

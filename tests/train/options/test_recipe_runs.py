@@ -79,6 +79,8 @@ SCHEDULES = {
     "smt:in22k": Schedule(90, 4096, 1e-3, 5, 1e-6, 1e-5, 85, 5),
     "smt:finetune": Schedule(30, 1024, 2e-5, 5, 2e-8, 2e-7, 25, 5),
     "smt:finetune_384": Schedule(30, 512, 2e-5, 5, 2e-8, 2e-7, 25, 5),
+    "stvit": Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300),
+    "stvit:finetune_384": Schedule(30, 512, 5e-6),
     "transxnet": Schedule(310, 1024, 2e-3, 5, 1e-6, 1e-5, 300),
     "van": Schedule(310, 1024, 1e-3, 5, 1e-6, 1e-6, 300),
 }
@@ -186,6 +188,7 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         ("dhvt", "dhvt_t", r"\.attn\.pos_embed$"),
         ("dhvt", "dhvt_t", r"_affine\.(alpha|beta)$"),
         ("gcvit", "gcvit_xxt", r"\.relative_position_bias_table$"),
+        ("stvit", "stvit_b", r"\.ls[12]\.gamma$"),
         ("maxvit", "maxvit_t", None),
         ("maxvit:finetune_384", "maxvit_t", None),
     ],
