@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from backbones.checkpoints.errors import WeightsError
-from backbones.checkpoints.reading import first_line, read_checkpoint, some, tensors_of
+from backbones.checkpoints.reading import averaged, first_line, read_checkpoint, some, tensors_of
 from backbones.features import DenseBackbone
 from backbones.models import family_of
 from backbones.models.registry import Family, Weights
@@ -150,9 +150,9 @@ def fitted(
     Raises:
         WeightsError: It does not fit; the message says how, and which model it fits.
     """
-    tensors = tensors_of(checkpoint, source)
+    family = family_of(name)
+    tensors = _published(checkpoint, family, source)
     try:
-        family = family_of(name)
         state = family.convert_checkpoint(tensors, model)
         if family.dense.only:  # no file of a classifier has these
             own = model.state_dict()
@@ -163,6 +163,11 @@ def fitted(
     if problem:
         raise WeightsError(f"{source} does not fit {name}: {problem}; {_likeliest(tensors, source, name)}.")
     return state
+
+
+def _published(checkpoint: Mapping[str, Any], family: Family, source: str) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint that its authors' results come from."""
+    return tensors_of(averaged(dict(checkpoint)) if family.averaged else checkpoint, source)
 
 
 def _likeliest(tensors: Mapping[str, torch.Tensor], source: str, name: str) -> str:
@@ -206,7 +211,7 @@ def convert(checkpoint: Mapping[str, Any], name: str, source: str, any_head: boo
         WeightsError: It does not fit, or holds numbers that are not finite.
     """
     row = entry(name)
-    tensors = tensors_of(checkpoint, source)
+    tensors = _published(checkpoint, row.family, source)
     args = {}
     if any_head or row.weights.num_classes is None:
         shapeless = timm.create_model(row.name, device="meta")

@@ -95,6 +95,7 @@ class Family:
         key_map: `(regex, replacement)` pairs, applied in order to every key of an authors' checkpoint. Our own keys
             must pass through unchanged. A classifier that is called `head` needs no pair.
         drop_keys: Regex of authors' keys that hold computed buffers.
+        averaged: Where authors' files hold a moving average beside the raw weights, it is what they publish.
         dense: The authors' dense models.
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
@@ -114,6 +115,7 @@ class Family:
     license: str | None
     key_map: Sequence[tuple[str, str]] = ()
     drop_keys: str | None = None
+    averaged: bool = False
     dense: DenseForm = DenseForm()
     convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)

@@ -85,6 +85,15 @@ def test_the_trained_model_comes_before_its_average(tmp_path):
     assert same(model, STATE)
 
 
+def test_the_average_comes_first_where_it_is_what_the_authors_publish(tmp_path):
+    model = timm.create_model("sgformer_s", **family_of("sgformer_s").tiny)
+    raw = {key: value + 1 for key, value in model.state_dict().items()}
+    average = {key: value - 1 for key, value in raw.items()}
+    torch.save({"state_dict": raw, "state_dict_ema": average}, tmp_path / "w.pth")
+    load_into(model, tmp_path / "w.pth")
+    assert same(model, average)
+
+
 def test_counters_may_be_missing():
     model = timm.create_model("overlock_xt", **family_of("overlock_xt").tiny)
     state = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}

@@ -61,7 +61,7 @@ _FOLDER = "https://drive.google.com/drive/folders/1ZJDEwDxffqqqzBC2SzhOkpWpGRweD
 
 
 def _file(size: str, top1: float) -> dict[str, Weights]:
-    notes = (f"the file is like SG-Former-{size}.pth; the accuracy is that of its moving average, state_dict_ema",)
+    notes = (f"the file is named like SG-Former-{size}.pth; of its two sets of weights the moving average is taken",)
     return {"in1k": Weights(page=_FOLDER, crop_pct=0.9, top1=top1, notes=notes)}
 
 
@@ -73,6 +73,7 @@ register_family(
         origin_url="https://github.com/OliverRensu/SG-Former",
         license=None,
         key_map=_KEYS,
+        averaged=True,
         dense=DenseForm(eps=NORM_EPS),
         convert=_convert,
         tiny={
