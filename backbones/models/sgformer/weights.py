@@ -71,7 +71,7 @@ register_family(
         paper_name="SG-Former: Self-guided Transformer with Evolving Token Reallocation",
         paper_ids="arXiv:2308.12216",
         origin_url="https://github.com/OliverRensu/SG-Former",
-        license=None,
+        license="unknown",
         key_map=_KEYS,
         averaged=True,
         dense=DenseForm(eps=NORM_EPS),

@@ -67,7 +67,7 @@ register_family(
         paper_name="Vision Transformer with Super Token Sampling",
         paper_ids="arXiv:2211.11167",
         origin_url="https://github.com/hhb072/STViT",
-        license=None,
+        license="unknown",
         key_map=_KEYS,
         drop_keys=r"\.attn\.(unfold|fold)\.weights$",
         dense=DenseForm(norm=None),
