@@ -111,4 +111,4 @@ def test_jit_trace(name):
     with torch.no_grad():
         traced = torch.jit.trace(model, image(64, 96))
         x = image(64, 96, seed=5)
-        torch.testing.assert_close(traced(x), model(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)

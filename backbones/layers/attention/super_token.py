@@ -7,7 +7,7 @@ from timm.layers import register_notrace_module, to_2tuple
 
 from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.ops.routing import Regions
-from backbones.ops.sizes import static_size
+from backbones.ops.sizes import crop_map, static_size
 from backbones.ops.super_tokens import neighbours, sum_to_neighbours
 
 EPS = 1e-12  # of the sum of weights
@@ -62,7 +62,7 @@ class SuperTokenAttention(GlobalAttention2d):
         weights, total = self.assign(tokens, cells)
         super_tokens = super().forward(_weighted_means(weights, total, tokens))
         out = weights.to(x.dtype) @ neighbours(super_tokens)
-        return cells.crop(cells.join(out), height, width)
+        return crop_map(cells.join(out), height, width)
 
     @torch.no_grad()
     def assign(self, tokens: torch.Tensor, cells: Regions) -> tuple[torch.Tensor, torch.Tensor]:
