@@ -40,6 +40,9 @@ def training_transform(options: TrainOptions, config: Mapping[str, Any]) -> Call
         **{name: getattr(options, name) for name in _SAME},
         **{name: getattr(options, ours) for name, ours in _OTHER.items()},
     )
+    if options.train_crop_padding:
+        crop = transforms.RandomCrop(config["input_size"][-2:], options.train_crop_padding, pad_if_needed=True)
+        (whole[0] if options.aug_splits else whole).transforms[0] = crop  # timm's random resized crop comes first
     if options.aug_splits:
         return AugmentationSplits([guard_posterize(stage) for stage in whole], options.aug_splits)
     return guard_posterize(whole)

@@ -127,6 +127,9 @@ class AugmentationOptions(Options, heading="augmentation and loss"):
 
     no_aug: bool = option(False, "no augmentation at all")
     train_crop_mode: str | None = option(None, "crop of training images", choices=("rrc", "rkrc", "rkrr"))
+    train_crop_padding: int | None = option(
+        None, "pad training images by so many pixels on every side and crop at random, without resizing", within=COUNT
+    )
     scale: tuple[float, float] = option((0.08, 1.0), "random resized crop: area", within="(0, 1]", increasing=True)
     ratio: tuple[float, float] = option(
         (3 / 4, 4 / 3), "random resized crop: aspect ratio", within=POSITIVE, increasing=True
@@ -305,6 +308,9 @@ class TrainOptions(
             yield f"--aug-splits {self.aug_splits} are no splits: give 2 or more, or leave it and --jsd-loss out."
         if self.aug_splits and self.mixes:
             yield "--aug-splits does not go with mixup and cutmix: give --mixup 0 --cutmix 0."
+        if self.train_crop_padding and (self.no_aug or self.train_crop_mode):
+            other = "--no-aug" if self.no_aug else f"--train-crop-mode {self.train_crop_mode}"
+            yield f"--train-crop-padding is a crop of its own: leave out {other}."
         if self.jsd_loss and self.bce_loss:
             yield "--jsd-loss and --bce-loss are two losses: give one of them."
         if self.mixes and self.batch_size % 2:

@@ -13,10 +13,11 @@ from timm.data.auto_augment import AugmentOp
 from torch import nn
 
 from backbones.train.data.datasets import build_dataset
-from backbones.train.data.transforms import evaluation_transform, guard_posterize, posterize
+from backbones.train.data.transforms import evaluation_transform, guard_posterize, posterize, training_transform
 from backbones.train.evaluation.evaluate import Forward
 from backbones.train.loop.components import build_loaders
 from backbones.train.loop.distributed import World
+from backbones.train.options import OptionError
 from backbones.train.options.recipe import list_recipes, resolve
 
 
@@ -94,6 +95,32 @@ def test_every_recipe_augments_at_the_highest_level(strict_posterize):
             operation(noise())
             seen += 1
     assert seen >= 9
+
+
+@pytest.mark.parametrize("splits", [0, 2])
+def test_padding_in_place_of_resizing(splits):
+    """Every training image is a part of the padded one, pixel by pixel; all its offsets occur."""
+    given = {"model": "test_vit", "train_crop_padding": 2, "hflip": 0.0, "color_jitter": None, "aug_splits": splits}
+    options = resolve("demo", {**given, "aa": None, "reprob": 0.0, "mixup": 0.0, "cutmix": 0.0})
+    config = {"input_size": (3, 8, 8), "mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bicubic"}
+    transform = training_transform(options, config)
+    pixels = torch.zeros(3, 12, 12, dtype=torch.uint8)
+    pixels[:, 2:10, 2:10] = torch.from_numpy(np.array(noise())).permute(2, 0, 1)
+    windows = pixels.unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(200):
+        views = (transform(noise()) * 255).round().byte().view(-1, 3, 8, 8)
+        found = [(windows == view).flatten(1).all(1).nonzero().item() for view in views]
+        assert len(set(found)) == 1, "all splits have the same crop"
+        seen.update(found)
+    assert seen == set(range(25))
+
+
+def test_padding_is_a_crop_of_its_own():
+    for other, flag in (({"no_aug": True}, "--no-aug"), ({"train_crop_mode": "rkrc"}, "--train-crop-mode rkrc")):
+        with pytest.raises(OptionError, match=f"crop of its own: leave out {flag}"):
+            resolve("demo", {"model": "test_vit", "train_crop_padding": 2, **other})
 
 
 @pytest.mark.parametrize(("crops", "tta"), [(5, False), (10, False), (5, True)])
