@@ -12,7 +12,8 @@ filled up, and the position table is resized (bicubic); the authors' code takes 
 Differences from the paper: norms of stem and downsampling are GroupNorms of one group, though the authors' keys say
 BatchNorm; the position table is trained and decayed; the sort by rows and that by columns are one (see
 `SelfGuidedAttention`). Significance is sorted, so that rounding exchanges near neighbours: outputs in single precision
-differ from those in double by a tenth or more of their deviation, in the authors' code too.
+differ from those in double by a tenth or more of their deviation, in the authors' code too. Neither the code nor the
+weights state a licence.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@
 Any image size: maps that cells of super tokens do not divide are zero-padded below and right, as in the authors' code.
 
 Differences from the paper: the softmax over super tokens includes those outside of the grid, as zero vectors; layer
-scales of the larger models are decayed, as they are no vectors in the authors' code.
+scales of the larger models are decayed, as they are no vectors in the authors' code. That code's header says MIT, but
+there is no licence file, and none is stated for the weights.
 """
 
 from __future__ import annotations
