@@ -87,8 +87,8 @@ class CheckpointFolder:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a state to go on from."""
-        return (self.folder / STATE).exists()
+        """Whether there is a state to go on from, in a commit that `recover` completes or in place."""
+        return (self.folder / STATE).exists() or ((self.folder / _RECORD).exists() and self._aside(STATE).exists())
 
     def save(
         self,

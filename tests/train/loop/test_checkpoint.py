@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from backbones.train.loop import checkpoint
 from backbones.train.loop.checkpoint import STATE, CheckpointError, CheckpointFolder
+from backbones.train.loop.folder import folder_to_resume
+from backbones.train.options.recipe import RECIPE, resolve
 
 
 class Killed(BaseException):
@@ -46,8 +48,9 @@ def test_what_is_saved_comes_back(tmp_path):
     }
 
 
-def test_death_at_any_call_leaves_one_consistent_set(tmp_path, monkeypatch):
-    """Dies before each single write, sync, link, rename or delete of a save in turn."""
+@pytest.fixture
+def saves_until(monkeypatch):
+    """Saves, but dies before a write, sync, link, rename or delete of that number; returns whether it got through."""
     calls, limit = 0, None
 
     def mortal(function):
@@ -64,20 +67,27 @@ def test_death_at_any_call_leaves_one_consistent_set(tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, mortal(getattr(owner, name)))
     monkeypatch.setattr(checkpoint.Path, "unlink", mortal(checkpoint.Path.unlink))
 
+    def run(number, folder, value):
+        nonlocal calls, limit
+        calls, limit = 0, number
+        try:
+            save(folder, value)
+            return True
+        except Killed:
+            return False
+        finally:
+            limit = None
+
+    return run
+
+
+def test_death_at_any_call_leaves_one_consistent_set(tmp_path, saves_until):
     seen = []
     for number in range(100):
         path = tmp_path / str(number)
         path.mkdir()
-        folder = CheckpointFolder(path)
-        limit = None
-        save(folder, 1)
-        calls, limit = 0, number
-        try:
-            save(folder, 2)
-            complete = True
-        except Killed:
-            complete = False
-        limit = None
+        save(CheckpointFolder(path), 1)
+        complete = saves_until(number, CheckpointFolder(path), 2)
         weights, state = CheckpointFolder(path).load()
         value = state["updates"]
         assert value in (1, 2)
@@ -89,6 +99,22 @@ def test_death_at_any_call_leaves_one_consistent_set(tmp_path, monkeypatch):
             break
     assert complete and len(seen) > 15
     assert seen == sorted(seen) and seen[0] == 1 and seen.count(2) > 3  # one point in time at which it takes effect
+
+
+def test_death_in_the_first_save_leaves_a_run_to_go_on_with_or_none(tmp_path, saves_until):
+    seen = []
+    for number in range(100):
+        path = tmp_path / str(number)
+        path.mkdir()
+        (path / RECIPE).write_text("model: m\n")
+        complete = saves_until(number, CheckpointFolder(path), 1)
+        found = folder_to_resume(resolve(given={"resume": "auto", "output": str(tmp_path), "experiment": str(number)}))
+        seen.append(found is not None)
+        if found:
+            assert CheckpointFolder(path).load()[1]["updates"] == 1
+        if complete:
+            break
+    assert complete and seen == sorted(seen) and not seen[0] and seen.count(True) > 3
 
 
 def test_half_written_file_is_never_taken(tmp_path):

@@ -98,9 +98,10 @@ def test_killed_at_random_moments_and_resumed(photo_folder, undisturbed, tmp_pat
     for _ in range(40):
         process = start(photo_folder, tmp_path, "--resume", "auto")
         # The first starts are killed early in training; later ones may get further, so that the run ends.
-        lines = moments.randint(1, 3 + len(kills) // 2)
+        lines, read = moments.randint(1, 3 + len(kills) // 2), []
         if len(kills) < 3:
             for line in process.stdout:
+                read.append(line)
                 lines -= line.startswith("epoch")
                 if not lines:
                     break
@@ -110,7 +111,7 @@ def test_killed_at_random_moments_and_resumed(photo_folder, undisturbed, tmp_pat
                 kills.append(line.strip())
                 finish(process)
                 continue
-        text = finish(process)
+        text = "".join(read) + finish(process)
         if process.returncode == 0:
             break
         pytest.fail(text)
