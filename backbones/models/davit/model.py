@@ -5,9 +5,9 @@
 - No position tables: two residual depthwise convolutions a block carry positions.
 
 Differences from the paper: in channel attention the products of keys and values weight the queries; positions are
-encoded before attention and before the MLP; padding of windows is attended to. timm's DaViTs compute the same and take
-any image; these are faster (see BENCHMARKS.md), train with the authors' stochastic depth, a rate a block (timm's is a
-rate a pair), and load timm's weights too.
+encoded before attention and before the MLP; padding of windows is attended to. timm's DaViTs compute the same for any
+image, more slowly in inference on CPU, and train with a rate of stochastic depth a pair, not the authors' one a block.
+Their weights load here.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 - Fused MBConv with squeeze-excite in stem, downsampling and query generators gives locality.
 
 Differences from the paper: global queries are not projected; downsampling adds the convolution to the normed map. The
-authors' classifiers take the image size of their windows alone, and so do timm's, which are these at that size. Written
-from the paper and published facts; the weights are for non-commercial use (CC BY-NC-SA 4.0).
+authors' classifiers take images of the size of their windows alone; timm's, whose weights load here, have the same
+limit. Written from the paper and published facts; the weights are for non-commercial use (CC BY-NC-SA 4.0).
 """
 
 from __future__ import annotations

@@ -217,6 +217,14 @@ def test_windows_of_maxvit(recipe, model, window):
     assert resized == config["input_size"][1] + 32
 
 
+@pytest.mark.parametrize("recipe, window", [("gcvit", 7), ("gcvit:finetune_384", 12)])
+def test_windows_of_gcvit(recipe, window):
+    _, network, _ = built(recipe, "gcvit_l")
+    assert network.window_size == tuple((side, side) for side in (window, window, 2 * window, window))
+    rows = [stage.blocks[0].attn.rel_pos.relative_position_bias_table.shape[1] for stage in network.stages]
+    assert rows == [2 * side - 1 for side, _ in network.window_size]
+
+
 _224 = [(1, 8, 1), (1, 4, 1, 4), (1, 2) * 9, (1,) * 5]
 _384 = [(1, 13, 1), (1, 6, 1, 6), (1, 3) * 9, (1,) * 5]
 
