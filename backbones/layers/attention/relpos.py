@@ -6,6 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from timm.layers import to_2tuple
 from torch import nn
 
 from backbones.ops.cache import shape_cache
@@ -54,7 +55,12 @@ class RelativePositionBias2d(nn.Module):
     def forward(self, p: int, q: int) -> torch.Tensor:
         """Bias `(heads, P * Q, P * Q)`, query by key, of a P x Q window; a table of another size is resized."""
         table = resize_bias_table(self.relative_position_bias_table, (p, q), self.resize_mode)
-        return _spread(table, _offsets(p, table.device), _offsets(q, table.device), p, q)
+        return bias_of_offsets(table, p, q)
+
+
+def bias_of_offsets(table: torch.Tensor, p: int, q: int) -> torch.Tensor:
+    """Bias `(heads, P * Q, P * Q)`, query by key, from a table `(heads, 2P - 1, 2Q - 1)` by key-minus-query offset."""
+    return _spread(table, _offsets(p, table.device), _offsets(q, table.device), p, q)
 
 
 def _spread(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, p: int, q: int) -> torch.Tensor:
@@ -70,6 +76,61 @@ def _spread(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, p: i
     bias = table.index_select(1, rows).index_select(2, columns)
     bias = bias.view(heads, p, p, q, q).permute(0, 1, 3, 2, 4)
     return bias.reshape(heads, p * q, p * q)
+
+
+@shape_cache()
+def offset_grid(p: int, q: int, device: torch.device) -> torch.Tensor:
+    """`(2P - 1, 2Q - 1, 2)` row and column offset, query minus key, of every entry of `bias_of_offsets`' table."""
+    rows, columns = (torch.arange(n - 1, -n, -1, device=device, dtype=torch.float32) for n in (p, q))
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+
+
+@shape_cache()
+def _log_spaced(p: int, q: int, trained: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """`offset_grid`, scaled and log-spaced as in Swin V2's code."""
+    grid = offset_grid(p, q, device) * (8 / torch.tensor([max(n - 1, 1) for n in trained], device=device))
+    return grid.sign() * (grid.abs() + 1).log2() / 3
+
+
+class LogSpacedPositionBias2d(nn.Module):
+    """Position bias as a function of log-spaced offsets, learned by an MLP (Swin V2, arXiv 2111.09883, section 3.3).
+
+    As it is a function, one that was learned in a window holds in another. Offsets run from -8 to 8 over the window of
+    the training before their logarithm is taken; the bias is 16 times a sigmoid.
+
+    Args:
+        num_heads: Attention heads.
+        trained_window: `(P, Q)`, or one number, of the training; None for the window in use.
+        hidden_dim: Hidden width of the MLP.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        trained_window: int | tuple[int, int] | None = None,
+        hidden_dim: int = 512,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.trained_window = None if trained_window is None else to_2tuple(trained_window)
+        self.fc1 = nn.Linear(2, hidden_dim, **dd)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Linear(hidden_dim, num_heads, bias=False, **dd)
+
+    def no_weight_decay(self) -> set[str]:
+        """The MLP."""
+        return {"fc1.weight", "fc2.weight"}
+
+    def forward(self, p: int, q: int) -> torch.Tensor:
+        """Bias `(heads, P * Q, P * Q)`, query by key, of a P x Q window."""
+        offsets = _log_spaced(p, q, self.trained_window or (p, q), self.fc1.bias.device)
+        table = self.fc2(self.act(self.fc1(offsets.to(self.fc1.bias.dtype))))
+        return bias_of_offsets(16 * table.permute(2, 0, 1).sigmoid(), p, q)
+
+    def extra_repr(self) -> str:
+        return f"trained_window={self.trained_window}"
 
 
 @shape_cache()

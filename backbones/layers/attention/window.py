@@ -1,15 +1,21 @@
-"""Multi-axis attention: self-attention within local windows and within sparse global grids (MaxViT)."""
+"""Self-attention within groups of positions: windows, shifted windows, grids."""
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
-from backbones.layers.attention.relpos import RelativePositionBias2d
+from backbones.layers.attention.relpos import LogSpacedPositionBias2d, RelativePositionBias2d
 from backbones.layers.pointwise import Linear
 from backbones.ops.chunks import in_chunks
 from backbones.ops.window import Groups, window_attention
+
+# Added to the logit of two positions that a roll has brought into one window: Swin's value, not minus infinity.
+APART = -100.0
 
 
 @register_notrace_module
@@ -30,7 +36,7 @@ class WindowAttention(nn.Module):
     Maps `(B, H, W, C)` to `(B, H, W, C)`.
     """
 
-    grid = False
+    scale: float | None = None  # of the products of queries and keys; None for the root of a head's width
 
     def __init__(
         self,
@@ -52,31 +58,47 @@ class WindowAttention(nn.Module):
         self.window_size = to_2tuple(window_size)
         self.mask_padding = mask_padding
         self.qkv = Linear(dim, 3 * dim, bias=qkv_bias, **dd)
-        self.rel_pos = RelativePositionBias2d(num_heads, self.window_size, resize_mode, **dd) if rel_pos_bias else None
+        self.rel_pos: nn.Module | None = None
+        if rel_pos_bias:
+            self.rel_pos = RelativePositionBias2d(num_heads, self.window_size, resize_mode, **dd)
         self.proj = Linear(dim, dim, **dd)
 
     def no_weight_decay(self) -> set[str]:
         """The bias table."""
-        return set() if self.rel_pos is None else {"rel_pos.relative_position_bias_table"}
+        has_table = isinstance(self.rel_pos, RelativePositionBias2d)
+        return {"rel_pos.relative_position_bias_table"} if has_table else set()
 
     def set_window_size(self, window_size: int | tuple[int, int]) -> None:
         """Change the window, and resize the bias table to it."""
         self.window_size = to_2tuple(window_size)
-        if self.rel_pos is not None:
+        if isinstance(self.rel_pos, RelativePositionBias2d):
             self.rel_pos.set_window_size(self.window_size)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        groups = Groups.of(x, self.window_size, self.grid)
-        bias = self.rel_pos(*self.window_size) if self.rel_pos is not None else None
-        mask = groups.real(x.device) if self.mask_padding else None
+    def groups(self, x: torch.Tensor) -> Groups:
+        """The groups of positions of a map `(B, H, W, C)` that attend to each other."""
+        return Groups.of(x, self.window_size)
 
-        def attend(x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-            q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
-            return self.proj(window_attention(q, k, v, bias, mask).flatten(3))
+    def heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`(B, G, N, 3, heads, c)` to queries, keys and values, `(B, G, N, heads, c)` each."""
+        return qkv.unbind(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        groups = self.groups(x)
+        bias = self.rel_pos(*groups.size) if self.rel_pos is not None else None
+        marks = groups.bands(x.device)
+        if marks is None and self.mask_padding:
+            marks = groups.real(x.device)
+
+        def attend(x: torch.Tensor, marks: torch.Tensor | None = None) -> torch.Tensor:
+            q, k, v = self.heads(self.qkv(x).unflatten(-1, (3, self.num_heads, -1)))
+            mask = marks
+            if marks is not None and marks.dtype != torch.bool:
+                mask = (marks[..., :, None] != marks[..., None, :]) * APART
+            return self.proj(window_attention(q, k, v, bias, mask, self.scale).flatten(3))
 
         x = groups.cut(groups.pad(x))
-        mask = None if mask is None else mask.expand(x.shape[0], -1, -1)
-        x = in_chunks(attend, x, lambda: (self.qkv, self.proj), axis=1, beside=mask)
+        marks = None if marks is None else marks.expand(x.shape[0], -1, -1)
+        x = in_chunks(attend, x, lambda: (self.qkv, self.proj), axis=1, beside=marks)
         return groups.crop(groups.join(x))
 
     def extra_repr(self) -> str:
@@ -90,4 +112,106 @@ class GridAttention(WindowAttention):
     The relative position bias counts steps of the grid, not pixels. Arguments and padding as in `WindowAttention`.
     """
 
-    grid = True
+    def groups(self, x: torch.Tensor) -> Groups:
+        return Groups.of(x, self.window_size, grid=True)
+
+
+@register_notrace_module
+class ShiftedWindowAttention(WindowAttention):
+    """Self-attention within windows that are shifted against those before (Swin, arXiv 2103.14030, section 3.2).
+
+    The map is rolled up and left; of what is then in a window, only positions that were neighbours attend to each
+    other. Where the window does not divide the map, it is zero-padded below and right before it is rolled, and padding
+    is attended to, as in the authors' detectors.
+
+    Args:
+        dim, num_heads, window_size, qkv_bias: As in `WindowAttention`.
+        shift: Rows and columns, one number or two; 0 for no shift. Usually half of the window in every other block.
+    """
+
+    roll_first = False
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int | tuple[int, int] = 7,
+        shift: int | tuple[int, int] = 0,
+        qkv_bias: bool = True,
+        rel_pos_bias: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(dim, num_heads, window_size, qkv_bias, rel_pos_bias, False, device=device, dtype=dtype)
+        self.set_window_size(window_size, shift)
+
+    def set_window_size(self, window_size: int | tuple[int, int], shift: int | tuple[int, int] = 0) -> None:
+        """Change window and shift, and resize the bias table to the window.
+
+        Raises:
+            ValueError: The shift is not smaller than the window.
+        """
+        shift, window = to_2tuple(shift), to_2tuple(window_size)
+        if not all(0 <= s < p for s, p in zip(shift, window)):
+            raise ValueError(f"shift {shift} must be at least 0 and less than the window {window}")
+        super().set_window_size(window)
+        self.shift = shift
+
+    def groups(self, x: torch.Tensor) -> Groups:
+        return Groups.of(x, self.window_size, shift=self.shift, roll_first=self.roll_first)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, shift={self.shift}"
+
+
+@register_notrace_module
+class CosineWindowAttention(ShiftedWindowAttention):
+    """Shifted-window attention whose logits are scaled cosines, with a log-spaced position bias (Swin V2).
+
+    arXiv 2111.09883, sections 3.2 and 3.3. Each head learns the logarithm of its scale, which is at most 100. Keys have
+    no bias. Where the window does not divide the map, it is rolled first and then padded, as in timm.
+
+    Args:
+        dim, num_heads, window_size, shift: As in `ShiftedWindowAttention`.
+        trained_window: Window of the pre-training, which offsets are counted in; None for `window_size`.
+    """
+
+    roll_first = True
+    scale = 1.0
+    max_scale = 100.0
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int | tuple[int, int] = 8,
+        shift: int | tuple[int, int] = 0,
+        trained_window: int | tuple[int, int] | None = None,
+        device=None,
+        dtype=None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        super().__init__(dim, num_heads, window_size, shift, qkv_bias=False, rel_pos_bias=False, **dd)
+        self.q_bias = nn.Parameter(torch.empty(dim, **dd))
+        self.v_bias = nn.Parameter(torch.empty(dim, **dd))
+        self.rel_pos = LogSpacedPositionBias2d(num_heads, trained_window, **dd)
+        self.logit_scale = nn.Parameter(torch.empty(num_heads, 1, 1, **dd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.q_bias)
+        nn.init.zeros_(self.v_bias)
+        nn.init.constant_(self.logit_scale, math.log(10))
+
+    def no_weight_decay(self) -> set[str]:
+        """The scales."""
+        return {"logit_scale"}
+
+    def heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        q, k, v = qkv.unbind(3)
+        q_bias, v_bias = (bias.to(v.dtype).unflatten(0, (self.num_heads, -1)) for bias in (self.q_bias, self.v_bias))
+        q, v = q + q_bias, v + v_bias
+        # Norms of half precision would overflow, and scaled queries lose digits.
+        q, k = (F.normalize(t.float() if t.dtype.itemsize < 4 else t, dim=-1) for t in (q, k))
+        q = q * self.logit_scale.clamp(max=math.log(self.max_scale)).exp().flatten(1)
+        return q.to(v.dtype), k.to(v.dtype), v

@@ -6,6 +6,7 @@ Sources: Liu et al., "Swin Transformer", arXiv 2103.14030, section 3.2; Tu et al
 
 from __future__ import annotations
 
+import torch
 from timm.layers import register_notrace_function
 from torch import Tensor
 
@@ -34,7 +35,8 @@ def window_attention(
         v: `(B, G, N, heads, d)`.
         bias: `(heads, N, N)`, query by key, added to the logits; None for no bias.
         mask: bool, `(B, G, N)`, False for tokens that no query may attend to, or `(B, G, N, N)`, query by key; B and G
-            may be 1. Every query needs one that is True.
+            may be 1. A query without any that is True attends to all alike. Or float, `(B, G, N, N)`, which is added to
+            the logits.
         scale: Factor of q @ k; c ** -0.5 if None.
         backend: "sdpa", "products", "reference" or "auto", as in `ops.attention.biased_attention`.
 
@@ -59,7 +61,11 @@ def window_attention(
         if bias is None:
             bias = q.new_zeros(1, 1, tokens, tokens)
         mask = mask.expand(batch, groups, -1, -1).flatten(0, 1).unsqueeze(1)
-        bias = bias.masked_fill(~mask, float("-inf"))
+        if mask.dtype == torch.bool:
+            # Finite, so that a group of padding alone has finite values and gradients: they are cut off, or zero.
+            bias = bias.masked_fill(~mask, torch.finfo(bias.dtype).min / 2)
+        else:
+            bias = bias + mask.to(bias.dtype)
     scale = static_size(dim) ** -0.5 if scale is None else scale
     q, k, v = (x.flatten(0, 1).transpose(1, 2) for x in (q, k, v))
     out = WINDOW(DenseInputs(q, k, v, bias, 0.0, scale), backend)

@@ -39,7 +39,7 @@ def reference(module: WindowAttention, x: torch.Tensor) -> torch.Tensor:
     place = []
     for row in range(height):
         for column in range(width):
-            if module.grid:
+            if isinstance(module, GridAttention):
                 rows, columns = -(-height // p), -(-width // q)
                 place.append(((row % rows, column % columns), (row // rows, column // columns)))
             else:
