@@ -91,7 +91,9 @@ def misfit(
     classes = getattr(model, "num_classes", None)
     head_dropped = head_dropped or (classes is not None and classes != cfg.get("num_classes", classes))
     channels = (cfg.get("input_size") or (3,))[0]
-    first = f"{cfg.get('first_conv')}.weight" if getattr(model, "in_chans", channels) != channels else None
+    first = cfg.get("first_conv") or ()
+    first = [f"{conv}.weight" for conv in ((first,) if isinstance(first, str) else first)]
+    adapted = not strict and getattr(model, "in_chans", channels) != channels
     # Training heads end in a module of the classifier's name, too.
     leaf = f".{(cfg.get('classifier') or 'head.fc').rpartition('.')[2]}."
 
@@ -106,7 +108,7 @@ def misfit(
 
     def differs(key: str) -> bool:
         mine, theirs = own[key], state[key].shape
-        if key == first and not strict and theirs[1:2] == (channels,):
+        if adapted and key in first and theirs[1:2] == (channels,):
             mine, theirs = mine[:1] + mine[2:], theirs[:1] + theirs[2:]
         return mine != theirs
 

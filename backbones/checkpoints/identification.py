@@ -62,7 +62,7 @@ def _shapes(state: Mapping[str, torch.Tensor], family: Family) -> dict[str, tupl
         shape = tuple(value.shape)
         if key.endswith((f"{family.classifier}.weight", f"{family.classifier}.bias")):
             shape = shape[1:]
-        elif key.endswith(f"{family.first_conv}.weight"):
+        elif key.endswith(tuple(f"{conv}.weight" for conv in family.first_convs)):
             shape = shape[:1] + shape[2:]
         if not key.endswith(".num_batches_tracked"):
             found[key] = shape

@@ -100,7 +100,7 @@ class Family:
         convert: Further conversion `(state_dict, model) -> state_dict` after the keys are renamed.
         tiny: Constructor arguments that shrink any variant to test size.
         complete: Constructor arguments of a model with every part that the published files hold (training heads).
-        first_conv, classifier: Names of the image convolution and of the classifier.
+        first_conv, classifier: Names of the image convolution (of all, where several see the image) and the classifier.
         reduction: Stride of the last map.
         sized: The model takes `img_size`, which its windows follow (timm's `fixed_input_size`), and yet runs at any.
         interpolation: Resizing of evaluation images.
@@ -120,7 +120,7 @@ class Family:
     convert: Callable[[dict[str, torch.Tensor], nn.Module], dict[str, torch.Tensor]] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
     complete: Mapping[str, Any] = field(default_factory=dict)
-    first_conv: str = "stem.conv1"
+    first_conv: str | Sequence[str] = "stem.conv1"
     classifier: str = "head.fc"
     reduction: int = 32
     sized: bool = False
@@ -151,6 +151,11 @@ class Family:
             "paper_ids": self.paper_ids,
             "notes": (*top1, *weights.notes),
         }
+
+    @property
+    def first_convs(self) -> tuple[str, ...]:
+        """Names of the image convolutions."""
+        return (self.first_conv,) if isinstance(self.first_conv, str) else tuple(self.first_conv)
 
     def rename(self, state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """An authors' (or our own) checkpoint under our names; shapes and form may still be the authors'."""

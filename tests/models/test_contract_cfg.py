@@ -86,7 +86,8 @@ def test_cfg_describes_the_model(tagged):
     assert model.forward_head(features).shape == (1, cfg["num_classes"])
     assert model.in_chans == cfg["input_size"][0]
     state = model.state_dict()
-    assert state[f"{cfg['first_conv']}.weight"].shape[1] == 3 and state[f"{cfg['first_conv']}.weight"].ndim == 4
+    for conv in family_of(name).first_convs:
+        assert state[f"{conv}.weight"].shape[1] == 3 and state[f"{conv}.weight"].ndim == 4
     assert state[f"{cfg['classifier']}.weight"].shape == (cfg["num_classes"], model.head_hidden_size)
     assert model.get_classifier() is model.get_submodule(cfg["classifier"])
 

@@ -7,6 +7,8 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
+from backbones.models import family_of
+
 from .zoo import DISTINCT, SIZES, image, stir, tiny
 
 
@@ -30,7 +32,8 @@ def test_runs_at_any_size(name):
 def test_other_image_channels(name, channels):
     model = tiny(name, in_chans=channels)
     assert model.in_chans == channels
-    assert model.get_submodule(model.pretrained_cfg["first_conv"]).weight.shape[1] == channels
+    for conv in family_of(name).first_convs:
+        assert model.get_submodule(conv).weight.shape[1] == channels
     assert model(image(channels=channels)).isfinite().all()
 
 

@@ -17,6 +17,12 @@ from .zoo import DISTINCT, MODELS, full_size, on_meta, tiny
 # A block of a stage, or of a part of one, by the beginning of its names.
 BLOCK = re.compile(r"(stages\.\d+\.(\w+\.)?)?blocks\.\d+\.")
 
+# What some authors exclude from weight decay on ImageNet, beyond biases, vectors, class tokens, position embeddings.
+NOT_DECAYED = {
+    "maxvit": r"\.relative_position_bias_table$",
+    "swinv2": r"\.logit_scale$|\.rel_pos\.fc[12]\.weight$",
+}
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_attributes(name):
@@ -79,10 +85,8 @@ def test_no_weight_decay_names_parameters(name):
     entries = set(model.no_weight_decay())
     for entry in entries:
         assert shapes[entry] >= 2, f"{entry} is not decayed by timm anyway"
-    # Class tokens and position embeddings, and of MaxViT the tables of position bias. Others exclude no more than
-    # biases and vectors on ImageNet.
-    tables = {n for n in shapes if n.endswith(".relative_position_bias_table") and name.startswith("maxvit")}
-    assert entries == tables | (shapes.keys() & {"cls_token.token", "pos_embed.table"})
+    own = {n for n in shapes if re.search(NOT_DECAYED.get(name.split("_")[0], "$^"), n)}
+    assert entries == own | (shapes.keys() & {"cls_token.token", "pos_embed.table"})
 
 
 @pytest.mark.parametrize("name", MODELS)

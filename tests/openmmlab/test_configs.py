@@ -32,6 +32,8 @@ TINY_GCVIT = {"model.backbone.depths": (2, 2, 2, 2), "model.backbone.window_size
 # One model of every family and method of each task, the smallest; Mask2Former at a tenth of its depth and width.
 STEPS = {
     "detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-640x640": {},
+    "detection/crossformer/mask-rcnn_crossformer-pp-s_fpn_1x_coco": {},
+    "segmentation/crossformer/upernet_crossformer-s_8xb2-160k_ade20k-512x512": {},
     "detection/biformer/mask-rcnn_biformer-s_fpn_amp-1x_coco": {},
     "detection/biformer/retinanet_biformer-s_fpn_amp-1x_coco": {},
     "detection/nat/mask-rcnn_nat-m_fpn_amp-ms-crop-3x_coco": {},
@@ -100,6 +102,10 @@ DECAY_RULES = {
         "detection/gcvit/cascade-mask-rcnn_gcvit-t_fpn_ms-crop-3x_coco",
         "norm|relative_position_bias_table",
     ),
+    "crossformer/crossformer_small-dense": (
+        "segmentation/crossformer/upernet_crossformer-s_8xb2-160k_ade20k-512x512",
+        "norm",
+    ),
     "van/van_b0-dense": ("segmentation/van/upernet_van-b0_8xb2-160k_ade20k-512x512", "norm"),
 }
 
@@ -110,7 +116,19 @@ def _load(name: str) -> Config:
 
 def test_every_published_combination_is_there():
     families = {name.rsplit("/", 1)[0] for name in PATHS}
-    named = ("maxvit", "biformer", "nat", "dinat", "overlock", "transxnet", "smt", "van", "emov2", "davit")
+    named = (
+        "crossformer",
+        "maxvit",
+        "biformer",
+        "nat",
+        "dinat",
+        "overlock",
+        "transxnet",
+        "smt",
+        "van",
+        "emov2",
+        "davit",
+    )
     both = {f"{task}/{f}" for task in COLUMNS for f in named}
     assert families == {*both, "detection/patnet", "detection/shvit", "detection/gcvit"}
     assert {name.rsplit("/", 1)[0] for name in STEPS} == families

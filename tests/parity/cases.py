@@ -48,7 +48,8 @@ class Case:
         drop: Regex of the authors' keys that this form has no place for.
         parameters: Count, where it is not the fixture's.
         outliers: Kept values a digest that may be off, where routing turns on near ties.
-        published: The fixture has the layout of a published file, which is then recognised by its keys and shapes.
+        published: The fixture has the layout of a published file of this form, which is then recognised by its keys and
+            shapes; or, a module, of none.
         extra: Leave the case to `make test-all`, or (false) do not; by default `make test` runs the modules and, of
             each family, the smallest classifier, or the smallest dense model where there is none.
         elsewhere: Path of the test that makes the comparison, where it needs other packages or backends.

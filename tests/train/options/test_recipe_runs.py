@@ -60,6 +60,7 @@ SCHEDULES = {
     "dhvt:cifar100": _DEIT._replace(batch=512),
     "dhvt:domainnet": _DEIT._replace(batch=256, peak=5e-4, warmup=20),
     "dhvt:finetune": Schedule(100, 256, 2.5e-4, 2, 1e-6, 1e-6, 100),
+    "crossformer": Schedule(300, 1024, 1e-3, 20, 1e-6, 1e-5, 300),
     "dinat": _NAT,
     "dinat:finetune": Schedule(30, 512, 5e-5),
     "dinat:finetune_384": Schedule(30, 512, 5e-5),
@@ -82,6 +83,11 @@ SCHEDULES = {
     "smt:finetune_384": Schedule(30, 512, 2e-5, 5, 2e-8, 2e-7, 25, 5),
     "stvit": Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300),
     "stvit:finetune_384": Schedule(30, 512, 5e-6),
+    "swinv2": Schedule(300, 1024, 1e-3, 20, 1e-6, 1e-5, 280, 20),
+    "swinv2:in22k": Schedule(90, 4096, 1e-3, 5, 1e-6, 1e-5, 85, 5),
+    "swinv2:finetune_256": Schedule(30, 1024, 4e-5, 5, 4e-8, 4e-7, 25, 5),
+    "swinv2:finetune_384": Schedule(30, 1024, 4e-5, 5, 4e-8, 4e-7, 25, 5),
+    "swinv2:finetune_simmim": Schedule(100, 2048, 5e-3, 20, 1e-6, 1e-6, 80, 20),
     "transxnet": Schedule(310, 1024, 2e-3, 5, 1e-6, 1e-5, 300),
     "van": Schedule(310, 1024, 1e-3, 5, 1e-6, 1e-6, 300),
 }
@@ -140,8 +146,10 @@ def test_epochs_and_rates_of_the_authors(recipe, model):
 
 
 def size_of(recipe: str, model: str) -> int:
-    if match := re.search(r"_(384|512)$", recipe):
+    if match := re.search(r"_(256|384|512)$", recipe):
         return int(match[1])
+    if recipe in ("swinv2", "swinv2:in22k"):
+        return 256 if recipe == "swinv2" else 192
     if recipe == "dhvt:cifar100":
         return 32
     return 256 if model == "shvit_s4" else 224
@@ -165,6 +173,8 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
             spared = parameter.ndim <= 1 or name.endswith(".bias")
             if recipe.startswith("maxvit"):
                 spared |= name.endswith("relative_position_bias_table")
+            if recipe.startswith("swinv2"):
+                spared |= name.endswith(".logit_scale") or ".rel_pos." in name
             spared |= name in ("cls_token.token", "pos_embed.table")
             assert group["weight_decay"] == (0 if spared else options.weight_decay), name
     assert not names
@@ -223,6 +233,29 @@ def test_windows_of_gcvit(recipe, window):
     assert network.window_size == tuple((side, side) for side in (window, window, 2 * window, window))
     rows = [stage.blocks[0].attn.rel_pos.relative_position_bias_table.shape[1] for stage in network.stages]
     assert rows == [2 * side - 1 for side, _ in network.window_size]
+
+
+@pytest.mark.parametrize(
+    "recipe, model, windows, trained",
+    [
+        ("swinv2", "swinv2_s_window8", [8, 8, 8, 8], [None] * 4),
+        ("swinv2", "swinv2_b_window16", [16, 16, 16, 8], [None] * 4),
+        ("swinv2:in22k", "swinv2_l_window12", [12, 12, 12, 6], [None] * 4),
+        ("swinv2:finetune_256", "swinv2_b_window12", [16, 16, 16, 8], [12, 12, 12, 6]),
+        ("swinv2:finetune_384", "swinv2_l_window12", [24, 24, 24, 12], [12, 12, 12, 6]),
+        ("swinv2:finetune_simmim", "swinv2_g_window12", [14, 14, 14, 7], [12, 12, 12, 6]),
+    ],
+)
+def test_windows_of_swin_v2(recipe, model, windows, trained):
+    options, network, config = built(recipe, model)
+    last = [stage.blocks[-1].attn for stage in network.stages]
+    assert [attention.window_size for attention in last] == [(side, side) for side in windows]
+    # A stage whose map is one window has no shift.
+    sides = [config["input_size"][1] // 2 ** (i + 2) for i in range(4)]
+    shifts = [side // 2 if side < of else 0 for side, of in zip(windows, sides)]
+    assert [attention.shift for attention in last] == [(shift, shift) for shift in shifts]
+    assert [a.rel_pos.trained_window for a in last] == [side and (side, side) for side in trained]
+    assert options.layer_decay == (0.75 if recipe.endswith("simmim") else None)
 
 
 _224 = [(1, 8, 1), (1, 4, 1, 4), (1, 2) * 9, (1,) * 5]
