@@ -29,6 +29,9 @@ TINY_DINAT = {
 # Behind its layer scales of 1e-6 the gradients of a new model are too small to move a weight of 1 in single precision.
 EMOV2 = {"model.backbone.layer_scale": 0.1}
 TINY_GCVIT = {"model.backbone.depths": (2, 2, 2, 2), "model.backbone.window_size": 8}
+# Few blocks; and STViT's layer scales are as small.
+SGFORMER = {"model.backbone.depths": (2, 2, 2, 1)}
+STVIT = {"model.backbone.depths": (1, 1, 1, 1), "model.backbone.layer_scales": (None, None, 0.1, 0.1)}
 # One model of every family and method of each task, the smallest; Mask2Former at a tenth of its depth and width.
 STEPS = {
     "detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-640x640": {},
@@ -82,6 +85,10 @@ STEPS = {
     "segmentation/emov2/pspnet_emov2-1m_4xb8-80k_ade20k-512x512": EMOV2,
     "segmentation/emov2/segformer_emov2-1m_4xb8-160k_ade20k-512x512": EMOV2,
     "segmentation/emov2/semantic-fpn_emov2-1m_4xb8-160k_ade20k-512x512": EMOV2,
+    "detection/sgformer/mask-rcnn_sgformer-m_fpn_1x_coco": SGFORMER,
+    "segmentation/sgformer/upernet_sgformer-m_8xb2-160k_ade20k-512x512": SGFORMER,
+    "detection/stvit/cascade-mask-rcnn_stvit-b_fpn_ms-crop-3x_coco": STVIT,
+    "segmentation/stvit/upernet_stvit-b_8xb2-160k_ade20k-512x512": STVIT,
     "detection/davit/mask-rcnn_davit-t_fpn_ms-crop-1x_coco": {},
     "detection/davit/retinanet_davit-t_fpn_ms-crop-1x_coco": {},
     "segmentation/davit/upernet_davit-t_8xb2-160k_ade20k-512x512": {},
@@ -128,6 +135,8 @@ def test_every_published_combination_is_there():
         "van",
         "emov2",
         "davit",
+        "sgformer",
+        "stvit",
     )
     both = {f"{task}/{f}" for task in COLUMNS for f in named}
     assert families == {*both, "detection/patnet", "detection/shvit", "detection/gcvit"}
