@@ -28,6 +28,7 @@ SHORT_SIDES = {512: (256, 384, 512, 640, 768, 896), 640: (320, 480, 640, 800, 96
 MAXVIT_RETINANET = "detection/maxvit/retinanet_maxvit-b_fpn_32xb8-amp-72e_coco-640x640"
 CITYSCAPES = (512, 768, 1024, 1280, 1536, 1792)
 WITHOUT_BATCH_NORM = ("nat", "dinat", "davit", "gcvit", "crossformer")
+WITHOUT_BATCH_NORM = ("nat", "dinat", "davit", "gcvit", "sgformer")
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -217,7 +218,9 @@ def test_batch_norm_is_synchronised_where_the_authors_do(name):
     model = _as_in_a_distributed_run(cfg, build_model(cfg, "meta"))
     if family in WITHOUT_BATCH_NORM:
         expected = set()
-    elif family in ("overlock", "transxnet", "van", "maxvit") or (family == "biformer" and task == "segmentation"):
+    elif family in ("overlock", "transxnet", "van", "maxvit", "stvit") or (
+        family == "biformer" and task == "segmentation"
+    ):
         expected = {"synchronised"}
     else:
         expected = {"plain"}
