@@ -15,7 +15,7 @@ from backbones.ops.plain import plain
 @plain()
 @register_notrace_module
 class Linear(nn.Linear):
-    """`nn.Linear` whose fast case is a channels-last map `(B, H, W, C)`, or groups of tokens `(B, G, N, C)`."""
+    """`nn.Linear` whose fast cases are a channels-last map `(B, H, W, C)`, and tokens `(B, N, C)` or `(B, G, N, C)`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight, self.bias)

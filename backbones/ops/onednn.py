@@ -102,6 +102,8 @@ def linear(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, act: str | None = None
 ) -> torch.Tensor:
     """`(..., C)` times `weight` of shape `(D, C)` plus bias; `act` as in `conv2d`."""
+    if x.dim() == 3 and can_fuse(x, weight):  # tokens; with gradients, both libraries take as long
+        return linear(x.unsqueeze(2), weight, bias, act).squeeze(2)
     if x.dim() == 4 and _on_onednn(x, weight):
         return conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias, act=act).permute(0, 2, 3, 1)
     return activation(F.linear(x, weight, bias), act)

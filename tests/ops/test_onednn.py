@@ -55,3 +55,14 @@ def test_replaced_functions_are_called(monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(linear(x, weight), x @ weight.T)
     assert calls
+
+
+@pytest.mark.skipif(onednn.onednn_conv2d is None, reason="this torch has no fused convolution")
+@pytest.mark.parametrize("shape", [(2, 5, 8), (2, 3, 5, 8)])
+def test_linear_layers_and_their_gelu_are_one_kernel_in_inference(shape, monkeypatch):
+    x, weight, bias, calls = torch.randn(shape), torch.randn(6, 8), torch.randn(6), []
+    kernel = onednn.onednn_conv2d
+    monkeypatch.setattr(onednn, "onednn_conv2d", lambda *args: calls.append(1) or kernel(*args))
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weight, bias, "gelu"), F.gelu(F.linear(x, weight, bias)))
+    assert calls == [1]
