@@ -24,8 +24,8 @@ from backbones.layers.attention.window import WindowAttention
 from backbones.layers.block import MixerBlock
 from backbones.layers.conv.basic import ResidualDepthwiseConv
 from backbones.layers.norm import LayerNorm2d
+from backbones.layers.patch import pad_to_multiple
 from backbones.models.skeleton import HierarchicalModel, Stage
-from backbones.ops.sizes import pad_map, static_size
 
 HEAD_DIM = 32
 
@@ -54,10 +54,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(in_dim, dim, 2, stride=2, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(x).permute(0, 2, 3, 1)
-        height, width = (static_size(n) for n in x.shape[1:3])
-        x = pad_map(x, (height + 1) // 2 * 2, (width + 1) // 2 * 2)
-        return self.conv(x.permute(0, 3, 1, 2))
+        return self.conv(pad_to_multiple(self.norm(x), 2))
 
 
 class DaViTBlock(MixerBlock):
