@@ -29,9 +29,13 @@ def test_our_costs_are_the_published_ones(task):
     # MaxViT's were counted with one mask head, SMT's and DaViT's without the products of attention, GC ViT's with less
     # than its windows need, and those of EMOv2 and of Mask2Former at unknown sizes.
     others = ("maxvit", "smt", "davit", "gcvit", "emov2")
+    # Of CrossFormer, those of longer schedules and of Semantic FPN are 7 to 10 billion less than the others imply.
+    others_of_crossformer = r"crossformer.*3x|semantic-fpn_crossformer-(s|b|pp-s)_"
     compared = 0
     for path in config_paths(task):
         published = Config.fromfile(path).get("published", {})
+        if re.search(others_of_crossformer, path.stem):
+            continue
         if "flops" in published and path.parent.name not in others and not path.stem.startswith("mask2former"):
             params, macs, _ = measured(TABLES[task][path.stem], task)
             assert float(params) == pytest.approx(published.get("params", float(params)), abs=0.6), path.stem
