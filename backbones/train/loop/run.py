@@ -184,7 +184,7 @@ class Run:
         """The rest of an epoch; False when it was interrupted and saved."""
         trainer, options, p = self.trainer, self.options, self.trainer.progress
         steps, size = self.train_loader.steps, self.train_loader.global_batch
-        seconds, images, before = 0.0, 0, self.world.sum(list(p.sums))
+        seconds, images = 0.0, 0
         for number, took in enumerate(trainer.train_epoch()):
             seconds, images = seconds + took, images + size
             if number:
@@ -192,7 +192,7 @@ class Run:
             self.display.step(p.updates)
             last = p.step == steps or (options.dry_run and number == 1)
             if p.updates % options.log_interval == 0 or last:
-                before = self._log(seconds, images, before)
+                self._log(seconds, images)
                 seconds, images = 0.0, 0
             if self.world.any(bool(self.stop.signal)):
                 self._save({})
@@ -204,19 +204,19 @@ class Run:
         self._end_epoch()
         return True
 
-    def _log(self, seconds: float, images: int, before: list[float]) -> list[float]:
-        """Shows and logs the loss since the sums `before`; returns the sums of all processes."""
+    def _log(self, seconds: float, images: int) -> None:
+        """Shows and logs the loss of the interval that ends here."""
         trainer, p = self.trainer, self.trainer.progress
         trainer.check_finite()
         sums = self.world.sum(trainer.sums)
-        loss = (sums[0] - before[0]) / max(sums[2] - before[2], 1)
+        loss = (sums[0] - p.logged[0]) / max(sums[2] - p.logged[2], 1)
+        p.logged = sums
         speed = images / seconds if seconds else 0.0
         where = f"epoch {p.epoch + 1}/{trainer.epochs} step {p.step}/{self.train_loader.steps}"
         shown = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
         self.display.log(where, p.updates, {"loss": f"{loss:.4f}", "lr": f"{trainer.lr:.3g}", "img/s": shown})
         if self.logs is not None:
             self.logs.interval({"loss": loss, "lr": trainer.lr, "img_per_s": speed}, p.updates)
-        return sums
 
     def _end_epoch(self) -> None:
         trainer, options, p = self.trainer, self.options, self.trainer.progress

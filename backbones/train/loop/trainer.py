@@ -38,12 +38,17 @@ class TrainError(RuntimeError):
 
 @dataclass
 class Progress:
-    """Where a run is. ``sums`` are the running epoch's loss, correct and image counts on this process."""
+    """Where a run is.
+
+    ``sums`` are the running epoch's loss, correct and image counts on this process, ``logged`` those of all processes
+    at the end of the last log interval.
+    """
 
     epoch: int = 0
     step: int = 0
     updates: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    logged: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     rows: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0
@@ -213,7 +218,7 @@ class Trainer:
     def end_epoch(self, metric: float | None) -> None:
         """Goes to the start of the next epoch and steps the schedule, by the evaluation's metric if by plateau."""
         p = self.progress
-        p.epoch, p.step, p.sums = p.epoch + 1, 0, [0.0, 0.0, 0.0]
+        p.epoch, p.step, p.sums, p.logged = p.epoch + 1, 0, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
         if self.scheduler is not None:
             self.scheduler.step(p.epoch, metric)
 
@@ -322,6 +327,7 @@ class Trainer:
             raise TrainError(
                 f"The saved state does not fit these options, so the run cannot go on ({reason})."
             ) from error
+        state = {"logged": state["sums"], **state}  # which earlier states lack
         p = self.progress = Progress(**{item.name: state[item.name] for item in fields(Progress)})
         if not self.world.primary:
             p.sums = [0.0, 0.0, 0.0]

@@ -96,7 +96,7 @@ def test_killed_at_random_moments_and_resumed(photo_folder, undisturbed, tmp_pat
     moments = random.Random()
     kills = []
     for _ in range(40):
-        process = start(photo_folder, tmp_path, "--resume", "auto")
+        process = start(photo_folder, tmp_path, "--resume", "auto", "save_every_steps=3")  # amid intervals, too
         # The first starts are killed early in training; later ones may get further, so that the run ends.
         lines, read = moments.randint(1, 3 + len(kills) // 2), []
         if len(kills) < 3:
