@@ -7,6 +7,7 @@ the state holds no generators. On a CPU, a resumed run repeats an uninterrupted 
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import math
 import time
@@ -29,6 +30,7 @@ from backbones.train.loop.losses import TrainingLoss
 from backbones.train.loop.optimizer import build_optimizer, build_schedule
 from backbones.train.options import TrainOptions
 from backbones.utils.failures import is_out_of_memory
+from backbones.utils.processes import return_freed_memory
 from backbones.utils.seeding import mix_seed, seeded
 
 
@@ -207,8 +209,11 @@ class Trainer:
                     raise
             self.optimizer.zero_grad(set_to_none=True)
             self._sums = before
+            images = labels = None  # or they would be kept while the next are made
+            gc.collect()  # frames of the failed step
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+            return_freed_memory()
             self.say(loader.halve())
         if p.step < loader.steps:
             raise TrainError(
