@@ -62,7 +62,7 @@ class ConvHead(nn.Module):
         device=None,
         dtype=None,
     ) -> None:
-        """Replace the classifier, see `Backbone.reset_classifier`.
+        """Replace the classifier, see `BaseModel.reset_classifier`.
 
         Raises:
             ValueError: `in_features` changes while the hidden layer stays.

@@ -1,4 +1,4 @@
-"""From images to tokens: patch embedding, class token, position embedding."""
+"""What joins the tokens of a map: class token, position embedding."""
 
 from __future__ import annotations
 
@@ -7,43 +7,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import nn
 
-from backbones.layers.norm import LayerNorm2d
 from backbones.ops.sizes import is_symbolic, static_size
-
-
-def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """`(B, C, H, W)` with zeros below and right, so that `multiple` divides both sides."""
-    pad_h, pad_w = -x.shape[2] % multiple, -x.shape[3] % multiple
-    # A symbolic padding is always applied, so that an exported program holds for every size.
-    return F.pad(x, (0, pad_w, 0, pad_h)) if is_symbolic(pad_h, pad_w) or pad_h or pad_w else x
-
-
-@register_notrace_module
-class PatchEmbed(nn.Module):
-    """Embed every patch of an image by a convolution whose kernel is its stride (ViT, arXiv 2010.11929, equation 1).
-
-    Images that the patch does not divide are zero-padded at the right and at the bottom.
-
-    Args:
-        in_chans: Image channels.
-        dim: Channels C.
-        patch_size: Side of a patch, in pixels.
-        norm_eps: Epsilon of a LayerNorm after the convolution; None for no norm.
-
-    Maps `(B, in_chans, H, W)` to `(B, C, ceil(H / patch_size), ceil(W / patch_size))`.
-    """
-
-    def __init__(
-        self, in_chans: int, dim: int, patch_size: int, norm_eps: float | None = None, device=None, dtype=None
-    ) -> None:
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.patch_size = patch_size
-        self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
-        self.norm = nn.Identity() if norm_eps is None else LayerNorm2d(dim, eps=norm_eps, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.conv1(pad_to_multiple(x, self.patch_size)))
 
 
 class ClassToken(nn.Module):

@@ -8,7 +8,7 @@ from timm.layers import ClassifierHead, calculate_drop_path_rates, to_2tuple
 from torch import nn
 
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.patch import PatchEmbedding, PatchMerging
+from backbones.layers.patch import PatchEmbed, PatchMerging
 from backbones.models.skeleton import HierarchicalModel, Stage
 
 
@@ -46,10 +46,10 @@ class SwinTransformer(HierarchicalModel):
         dims = [dim * 2**i for i in range(len(depths))]
         stages = []
         for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)):
-            downsample = PatchMerging(dims[i - 1], norm_last, **dd) if i else None
+            downsample = PatchMerging(dims[i - 1], dims[i], norm_last, **dd) if i else None
             stages.append(Stage([block(i, j, rate) for j, rate in enumerate(rates)], downsample))
         super().__init__(
-            stem=PatchEmbedding(in_chans, dim, **dd),
+            stem=PatchEmbed(in_chans, dim, 4, norm_eps=1e-5, **dd),
             stages=stages,
             dims=dims,
             norm=LayerNorm2d(dims[-1], **dd),

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from backbones.layers.attention.global_attention import TokenAttention
 from backbones.layers.head import TokenHead
-from backbones.layers.tokens import ClassToken, PatchEmbed, PositionEmbedding
+from backbones.layers.patch import PatchEmbed
+from backbones.layers.tokens import ClassToken, PositionEmbedding
 
 
 @pytest.fixture(autouse=True)

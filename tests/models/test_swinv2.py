@@ -88,7 +88,7 @@ def test_layer_decay_groups_of_the_authors():
         before = group[f"stages.{i}.blocks.{blocks - 1}.norm1.weight"]
         assert group[f"stages.{i + 1}.downsample.reduction.weight"] == before
         assert group[f"stages.{i + 1}.blocks.0.norm1.weight"] == before + 1
-    assert group["norm.weight"] == group["head.fc.weight"] == 13 and group["stem.conv.weight"] == 0
+    assert group["norm.weight"] == group["head.fc.weight"] == 13 and group["stem.conv1.weight"] == 0
 
 
 def test_files_of_timm_load():

@@ -18,8 +18,9 @@ from torch import nn
 from backbones.layers.attention.global_attention import TokenAttention
 from backbones.layers.block import TokenBlock
 from backbones.layers.head import TokenHead
+from backbones.layers.patch import PatchEmbed
 from backbones.layers.pointwise import Linear
-from backbones.layers.tokens import ClassToken, PatchEmbed, PositionEmbedding
+from backbones.layers.tokens import ClassToken, PositionEmbedding
 from backbones.models.isotropic import IsotropicModel, grid_size
 from backbones.ops.autocast import no_autocast
 from backbones.ops.cache import shape_cache

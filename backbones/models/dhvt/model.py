@@ -11,10 +11,11 @@ The authors' patch grids are square; here an image may have any size.
 from __future__ import annotations
 
 import torch
-from timm.layers import DropPath, calculate_drop_path_rates, register_notrace_module
+from timm.layers import calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
 from backbones.layers.attention.global_attention import TokenAttention
+from backbones.layers.block import TokenBlock
 from backbones.layers.conv.basic import ConvNorm
 from backbones.layers.head import TokenHead
 from backbones.layers.tokens import ClassToken
@@ -157,28 +158,24 @@ class AggregationFeedForward(nn.Module):
         return torch.cat([token, patches.flatten(2).transpose(1, 2)], dim=1)
 
 
-class DHVTBlock(nn.Module):
-    """`x + attention(norm(x))`, then `x + feed_forward(norm(x))`, with stochastic depth; see `TokenBlock`."""
+class DHVTBlock(TokenBlock):
+    """`x + attention(norm(x))`, then `x + feed_forward(norm(x))`; unlike in `TokenBlock`, both get the grid."""
 
     def __init__(
         self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0, device=None, dtype=None
     ) -> None:
-        super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.attn = HeadInteractedAttention(dim, num_heads, **dd)
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, **dd)
-        self.mlp = AggregationFeedForward(dim, int(dim * mlp_ratio), **dd)
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        attention = HeadInteractedAttention(dim, num_heads, **dd)
+        mlp = AggregationFeedForward(dim, int(dim * mlp_ratio), **dd)
+        super().__init__(dim, attention, norm_eps=1e-6, drop_path=drop_path, mlp=mlp, **dd)
 
     def prune_prefix(self) -> None:
         """See `IsotropicModel.prune_intermediate_layers`."""
         self.mlp.prune_prefix()
 
     def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        x = x + self.drop_path1(self.attn(self.norm1(x), grid))
-        return x + self.drop_path2(self.mlp(self.norm2(x), grid))
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), grid)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x), grid)))
 
 
 class DHVT(IsotropicModel):

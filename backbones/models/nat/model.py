@@ -16,15 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from timm.layers import ClassifierHead, calculate_drop_path_rates, register_notrace_module
+from timm.layers import ClassifierHead, calculate_drop_path_rates
 from torch import nn
 
 from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.block import MixerBlock
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.pointwise import Linear
-from backbones.layers.tokens import PatchEmbed, pad_to_multiple
+from backbones.layers.patch import PatchEmbed, PatchMerging
 from backbones.models.skeleton import HierarchicalModel, Stage
 
 HEAD_DIM = 32
@@ -68,21 +67,6 @@ class ConvDownsample(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.reduction(x))
-
-
-@register_notrace_module
-class PatchMerging(nn.Module):
-    """Concatenate each 2x2 cell column by column, LayerNorm, linear to the next width; odd sides are zero-padded."""
-
-    def __init__(self, in_dim: int, dim: int, device=None, dtype=None) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * in_dim, device=device, dtype=dtype)
-        self.reduction = Linear(4 * in_dim, dim, bias=False, device=device, dtype=dtype)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = pad_to_multiple(x, 2).permute(0, 2, 3, 1)
-        x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
-        return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
 
 
 class NAT(HierarchicalModel):

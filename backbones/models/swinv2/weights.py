@@ -18,7 +18,7 @@ _SIMMIM = "https://huggingface.co/zdaxie/SimMIM/resolve/main"
 
 _KEYS = (
     (r"^encoder\.", ""),  # of SimMIM
-    (r"^patch_embed\.proj\.", "stem.conv."),
+    (r"^patch_embed\.proj\.", "stem.conv1."),
     (r"^patch_embed\.norm\.", "stem.norm."),
     (r"^layers\.", "stages."),
     (r"\.attn\.(?:cpb|rpe)_mlp\.0\.", ".attn.rel_pos.fc1."),
@@ -120,7 +120,6 @@ register_family(
         key_map=_KEYS,
         drop_keys=r"relative_(coords_table|position_index)$|attn_mask$|^(encoder\.)?mask_token$|^decoder\.",
         convert=_convert,
-        first_conv="stem.conv",
         sized=True,
         tiny={"dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": 4, "img_size": 64},
         variants={
