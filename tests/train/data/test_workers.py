@@ -114,15 +114,32 @@ sys.argv[0] = "train.py"
 import torch, torchvision, timm, matplotlib.figure, torch.utils.tensorboard, sklearn.datasets
 import backbones.train.loop.run
 from backbones.train.cli.train import main
+
+class Hungry(torch.nn.Module):
+    "Takes 16 MiB for each image, beside which nothing else counts."
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.fc = torch.nn.Linear(in_chans, num_classes)
+    def forward(self, x):
+        torch.empty(len(x), 16 * 2**20, dtype=torch.uint8)
+        return self.fc(x.mean((2, 3)))
+
+default_cfgs = timm.models.generate_default_cfgs({"hungry": {"input_size": (3, 32, 32)}})
+
+@timm.models.register_model
+def hungry(pretrained=False, num_classes=10, in_chans=3, **kwargs):
+    return Hungry(num_classes, in_chans)
+
 torch.set_num_threads(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + 1500 * 2**20, resource.RLIM_INFINITY))
 sys.exit(main())
 """
 
 
 def allocate(output, *more):
-    words = "--model test_resnet img_size=224 device=cpu workers=0 batch_size=256 epochs=1 no_benchmark=true"
+    """Trains where 64 images fit, and 128 do not."""
+    words = "--model hungry img_size=32 device=cpu workers=0 batch_size=256 epochs=1 no_benchmark=true"
     more = ("overfit=256", "validation_batch_size=8", *more)
     return subprocess.run(
         [sys.executable, "-c", ALLOCATE, *words.split(), "--output", str(output), *more],
@@ -137,13 +154,15 @@ def test_memory_of_the_cpu_that_runs_out_is_one_sentence(tmp_path):
     done = allocate(tmp_path)
     assert done.returncode == 3, done.stderr
     assert "Out of memory with a batch of 256 images" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert "A batch of 64 fits: --batch-size 64 --grad-accum-steps 4" in done.stderr
 
 
 def test_batches_are_halved_until_they_fit_on_the_cpu(tmp_path):
     done = allocate(tmp_path, "--auto-batch-halving", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "out of memory: now 128 images x 2 accumulation steps" in done.stdout and "dry run: two" in done.stdout
-    assert "global batch 256 = " in done.stdout
+    assert "out of memory: now 128 images x 2 accumulation steps" in done.stdout
+    assert "out of memory: now 64 images x 4 accumulation steps" in done.stdout and "dry run: two" in done.stdout
+    assert "global batch 256 = 64 images x 1 processes x 4 accumulation steps" in done.stdout
 
 
 class Holes(torch.utils.data.Dataset):
