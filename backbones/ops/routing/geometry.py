@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from backbones.ops.sizes import pad_map
+from backbones.ops.window.geometry import window_merge, window_partition
 
 
 class Regions(NamedTuple):
@@ -20,15 +21,11 @@ class Regions(NamedTuple):
     def cut(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, H, W, C)` to `(B, R, t, C)`, zero-padded; regions and their tokens in row-major order. One copy."""
         x = pad_map(x, self.rows * self.height, self.cols * self.width)
-        batch, _, _, dim = x.shape
-        x = x.reshape(batch, self.rows, self.height, self.cols, self.width, dim).transpose(2, 3)
-        return x.reshape(batch, self.rows * self.cols, self.height * self.width, dim)
+        return window_partition(x, (self.height, self.width))
 
     def join(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, R, t, C)` to `(B, rows * height, cols * width, C)`. One copy."""
-        batch, _, _, dim = x.shape
-        x = x.reshape(batch, self.rows, self.cols, self.height, self.width, dim).transpose(2, 3)
-        return x.reshape(batch, self.rows * self.height, self.cols * self.width, dim)
+        return window_merge(x, (self.height, self.width), (self.rows, self.cols))
 
     def token_count(self, height: int, width: int, device: torch.device) -> torch.Tensor:
         """`(R, 1)`: tokens of every region that lie on a map of `height` x `width`."""
