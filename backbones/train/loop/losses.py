@@ -1,4 +1,4 @@
-"""The training loss: labels (plain, smoothed or mixed), auxiliary heads and distillation."""
+"""The training loss: labels (plain, smoothed or mixed), auxiliary heads, a model's own losses and distillation."""
 
 from __future__ import annotations
 
@@ -136,11 +136,14 @@ class Distillation(nn.Module):
 
 
 class TrainingLoss(nn.Module):
-    """Loss of a model's output, with auxiliary heads and a teacher.
+    """Loss of a model's output, with auxiliary heads, the model's own losses and a teacher.
+
+    In training a model may return (main, aux, …, loss, …): further logits, and scalars that it wants to be small, such
+    as the load-balance loss of a router, weighted already.
 
     Args:
         criterion: Loss of logits (B, classes) and targets.
-        aux_weight: Weight of each further output when the model returns (main, aux, …) in training.
+        aux_weight: Weight of each of the further logits.
         distillation: The teacher's part, or None.
     """
 
@@ -156,7 +159,8 @@ class TrainingLoss(nn.Module):
         self, output: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss (scalar) and the main logits (B, classes)."""
-        logits, *others = (part.float() for part in (output if isinstance(output, (tuple, list)) else (output,)))
+        parts = [part.float() for part in (output if isinstance(output, (tuple, list)) else (output,))]
+        logits, *others = (part for part in parts if part.ndim)
         teaching = self.distillation
         learned = logits
         if teaching is not None and teaching.options.kd_distill_type != "logit":
@@ -166,7 +170,7 @@ class TrainingLoss(nn.Module):
             loss = loss + self.aux_weight * self.criterion(extra, target)
         if teaching is not None:
             loss = teaching.task_weight * loss + teaching.weight * teaching(learned, images)
-        return loss, logits
+        return sum((part for part in parts if not part.ndim), loss), logits
 
 
 def build_distillation(

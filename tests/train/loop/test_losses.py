@@ -53,6 +53,19 @@ def test_positive_weight_of_the_binary_cross_entropy():
     assert weighed == pytest.approx((parts * (1 + 2 * target)).mean().item())
 
 
+def test_losses_of_the_model_itself_are_added_as_they_are():
+    torch.manual_seed(0)
+    logits, aux, labels = torch.randn(3, 4), torch.randn(3, 4), torch.tensor([0, 1, 2])
+    balance = torch.tensor(0.25, requires_grad=True)
+    loss = TrainingLoss(build_criterion(options_of("--smoothing 0"), False), aux_weight=0.5)
+    value, main = loss((logits, aux, balance, torch.tensor(2.0)), labels, None)
+    assert torch.equal(main, logits)
+    labelled = F.cross_entropy(logits, labels) + 0.5 * F.cross_entropy(aux, labels)
+    assert value.item() == pytest.approx(labelled.item() + 2.25)
+    value.backward()
+    assert balance.grad == 1
+
+
 def test_logits_are_taught(teacher):
     loss, trained = distilled("--task-loss-weight 1 --distill-loss-weight 5 --kd-temperature 2 --smoothing 0", teacher)
     images, labels = torch.randn(3, 3, 64, 64), torch.tensor([0, 1, 2])
