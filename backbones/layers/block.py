@@ -62,6 +62,20 @@ class TokenBlock(MixerBlock):
     The mixer gets the grid too: it maps `(B, P + H * W, C)` and `(H, W)` to `(B, P + H * W, C)`. The MLP does not.
     """
 
+    def prune_prefix(self) -> None:
+        """See `IsotropicModel.prune_intermediate_layers`."""
+        if hasattr(self.attn, "prune_prefix"):
+            self.attn.prune_prefix()
+
     def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), grid)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class GridBlock(MixerBlock):
+    """The same block on the tokens `(B, H * W, C)` of a grid `(H, W)`, around a mixer of maps."""
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        mixed = self.attn(self.norm1(x).unflatten(1, grid)).flatten(1, 2)
+        x = x + self.drop_path1(self.ls1(mixed))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))

@@ -81,6 +81,8 @@ class BaseModel(nn.Module):
     def init_weights(self, needs_reset: bool = True) -> None:
         """Initialise all parameters as the paper does.
 
+        A module with the attribute `resets_children` starts its submodules in a way of its own, in `reset_parameters`.
+
         Args:
             needs_reset: First call `reset_parameters` of every submodule (needed after `to_empty`).
         """
@@ -90,6 +92,9 @@ class BaseModel(nn.Module):
             if needs_reset and hasattr(module, "reset_parameters"):
                 module.reset_parameters()
             self._init_weights(module, name)
+        for module in self.modules():
+            if getattr(module, "resets_children", False):
+                module.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initialise all parameters, for example after construction on the meta device and `to_empty`."""

@@ -1,4 +1,7 @@
-"""The pyramid of Swin transformers, whose blocks are the family's own (Liu et al., ICCV 2021, arXiv 2103.14030)."""
+"""The pyramid of Swin transformers, whose blocks are the family's own, and Swin around any token mixer.
+
+Source: Liu et al., "Swin Transformer", ICCV 2021, arXiv 2103.14030. timm has Swin's own models.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ from collections.abc import Callable, Sequence
 from timm.layers import ClassifierHead, calculate_drop_path_rates, to_2tuple
 from torch import nn
 
+from backbones._compat import update_model_input_size
+from backbones.layers.attention.window import fitted_window
+from backbones.layers.block import MixerBlock
+from backbones.layers.mixers import Entry, model_mixers, set_map_size
 from backbones.layers.norm import LayerNorm2d
 from backbones.layers.patch import PatchEmbed, PatchMerging
 from backbones.models.skeleton import HierarchicalModel, Stage
@@ -59,10 +66,83 @@ class SwinTransformer(HierarchicalModel):
         )
 
 
-def windows_of(img_size: int | tuple[int, int], window_size: int, stages: int = 4) -> list[tuple[int, int]]:
-    """Window and shift of each stage's shifted blocks, as Swin's authors derive them from the size of the images.
+class Swin(SwinTransformer):
+    """Swin Transformer, with any token mixer in the place of its shifted windows.
 
-    Where the shorter side of a stage's map is not larger than the window, it becomes the window, and there is no shift.
+    Takes images of any size. What mixers derive from the size of the maps (windows, tables) is that of `img_size`;
+    `set_input_size` derives it anew.
+
+    Args:
+        in_chans: Image channels.
+        num_classes: Classes, 0 for none.
+        global_pool: Pooling before the classifier.
+        img_size: Side of the images, or `(height, width)`, that mixers are made for.
+        dim: Channels of the first stage; each later stage has twice those before it.
+        depths: Blocks of the stages.
+        num_heads: Heads of the stages.
+        mixer: Token mixer of the blocks, or a sequence of one a stage, see `layers.mixers`.
+        mlp_ratio: Hidden width of the MLPs over the channels.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; rises linearly from 0.
+
+    Raises:
+        ValueError: Heads that do not divide the channels, or a mixer or an option that does not exist.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        img_size: int | tuple[int, int] = 224,
+        dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        mixer: Entry | Sequence[Entry | Sequence[Entry]] = "shifted_window",
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        mixers, sizes = model_mixers(mixer, depths), map_sizes(img_size, len(depths))
+
+        def block(i: int, j: int, drop_path: float) -> nn.Module:
+            width = dim * 2**i
+            attention = mixers[i][j](width, num_heads[i], map_size=sizes[i], block=j, **dd)
+            return MixerBlock(width, attention, mlp_ratio, drop_path=drop_path, **dd)
+
+        super().__init__(block, in_chans, num_classes, global_pool, dim, depths, False, drop_rate, drop_path_rate, **dd)
+        self._traits = {"fixed_input_size": False}  # for timm: built for an image size, run at any
+
+    def set_input_size(self, img_size: int | tuple[int, int] | None = None) -> None:
+        """Fit the mixers to images of another size.
+
+        Args:
+            img_size: Side of the images, or `(height, width)`.
+        """
+        if img_size is None:
+            return
+        for stage, size in zip(self.stages, map_sizes(img_size, len(self.stages))):
+            set_map_size(stage.blocks, size)
+        update_model_input_size(self, img_size)  # for timm's saved configuration
+
+
+def map_sizes(img_size: int | tuple[int, int], stages: int = 4, stride: int = 4) -> list[tuple[int, int]]:
+    """`(H, W)` of the stages' maps, each of half the sides of the one before, rounded up.
+
+    Args:
+        img_size: Side of the images, or `(height, width)`, pixels.
+        stages: Number of stages.
+        stride: Of the first stage's maps.
+    """
+    height, width = to_2tuple(img_size)
+    return [(-(-height // (stride << i)), -(-width // (stride << i))) for i in range(stages)]
+
+
+def windows_of(img_size: int | tuple[int, int], window_size: int, stages: int = 4) -> list[tuple[int, int]]:
+    """Window and shift of each stage's shifted blocks, see `fitted_window`.
 
     Args:
         img_size: Side of the images, or `(height, width)`, pixels.
@@ -77,6 +157,6 @@ def windows_of(img_size: int | tuple[int, int], window_size: int, stages: int = 
     side = -(-min(to_2tuple(img_size)) // 4)
     found = []
     for _ in range(stages):
-        found.append((side, 0) if side <= window_size else (window_size, window_size // 2))
+        found.append(fitted_window(side, window_size))
         side = (side + 1) // 2
     return found

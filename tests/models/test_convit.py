@@ -8,8 +8,8 @@ import pytest
 import timm
 import torch
 
+from backbones.layers.attention.gated_positional import GatedPositionalAttention
 from backbones.models import family_of
-from backbones.models.convit import GatedPositionalAttention
 
 from .zoo import image, stir, tiny
 

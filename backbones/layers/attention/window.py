@@ -164,6 +164,51 @@ class ShiftedWindowAttention(WindowAttention):
         return f"{super().extra_repr()}, shift={self.shift}"
 
 
+def fitted_window(map_size: int | tuple[int, int], window_size: int) -> tuple[int, int]:
+    """Window and shift of shifted windows on maps of a size, as Swin's authors derive them.
+
+    Where the shorter side of the map is not larger than the window, it becomes the window, and there is no shift.
+
+    Args:
+        map_size: Side of the map, or `(height, width)`, positions.
+        window_size: The window that is asked for, positions.
+    """
+    side = min(to_2tuple(map_size))
+    return (side, 0) if side <= window_size else (window_size, window_size // 2)
+
+
+@register_notrace_module
+class FittedWindowAttention(ShiftedWindowAttention):
+    """Windows that fit maps of a size, see `fitted_window`, shifted or not.
+
+    Args:
+        dim, num_heads, qkv_bias: As in `WindowAttention`.
+        map_size: `(H, W)` of the maps that the windows are derived from; others are padded to whole windows.
+        window_size: The window that is asked for.
+        shifted: Shift the windows, by half of one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        map_size: tuple[int, int],
+        window_size: int = 7,
+        shifted: bool = False,
+        qkv_bias: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        window, shift = fitted_window(map_size, window_size)
+        super().__init__(dim, num_heads, window, shift if shifted else 0, qkv_bias=qkv_bias, device=device, dtype=dtype)
+        self.wanted, self.shifted = window_size, shifted
+
+    def set_map_size(self, map_size: tuple[int, int]) -> None:
+        """Derive the window from maps of another size, and resize the bias table to it."""
+        window, shift = fitted_window(map_size, self.wanted)
+        self.set_window_size(window, shift if self.shifted else 0)
+
+
 @register_notrace_module
 class CosineWindowAttention(ShiftedWindowAttention):
     """Shifted-window attention whose logits are scaled cosines, with a log-spaced position bias (Swin V2).

@@ -1,6 +1,6 @@
 """ConViT: vision transformers with soft convolutional inductive biases."""
 
 from backbones.models.convit import weights
-from backbones.models.convit.model import ConViT, GatedPositionalAttention
+from backbones.models.convit.model import ConViT
 
-__all__ = ["ConViT", "GatedPositionalAttention", "weights"]
+__all__ = ["ConViT", "weights"]
