@@ -2,6 +2,7 @@
 
 from backbones.layers.attention.channel import ChannelAttention
 from backbones.layers.attention.global_attention import GlobalAttention2d
+from backbones.layers.attention.halo import HaloAttention
 from backbones.layers.attention.hybrid import HybridWindowAttention
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
@@ -16,6 +17,7 @@ __all__ = [
     "DistanceBias2d",
     "GlobalAttention2d",
     "GridAttention",
+    "HaloAttention",
     "HybridWindowAttention",
     "NeighborhoodAttention2d",
     "OverlappingReductionAttention",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from backbones.ops.cache import shape_cache
 from backbones.ops.sizes import crop_map, is_symbolic, pad_map, static_size
@@ -160,3 +161,30 @@ def _real(groups: Groups, device: torch.device) -> torch.Tensor:
 def _bands(groups: Groups, device: torch.device) -> torch.Tensor:
     """`(1, G, P * Q)`: see `Groups.bands`."""
     return groups._bands(device)
+
+
+def halo_windows(x: torch.Tensor, block: int, halo: int, count: tuple[int, int]) -> torch.Tensor:
+    """The block of every window, and the positions at most `halo` rows and columns around it (arXiv 2103.12731).
+
+    Args:
+        x: `(B, H, W, C)`, zero outside.
+        block: Side of the blocks that tile the map.
+        halo: At least 0.
+        count: Blocks below each other and side by side, which cover the map.
+
+    Returns:
+        `(B, G, w * w, C)`, w = block + 2 * halo; `(1, B * G, w * w, C)` where sizes are symbolic, as `Groups.cut`.
+    """
+    rows, columns = count
+    size = block + 2 * halo
+    below = rows * block + halo - static_size(x.shape[1])
+    right = columns * block + halo - static_size(x.shape[2])
+    x = F.pad(x, (0, 0, halo, right, halo, below))
+    if is_symbolic(rows, columns, below, right):
+        token = torch.arange(rows * columns * size * size, device=x.device)
+        group, u, v = token // (size * size), token % (size * size) // size, token % size
+        position = (group // columns * block + u) * (columns * block + 2 * halo) + group % columns * block + v
+        x = x.flatten(1, 2).index_select(1, position)
+        return x.flatten(0, 1).reshape(1, -1, size * size, x.shape[-1])
+    x = x.unfold(1, size, block).unfold(2, size, block)
+    return x.permute(0, 1, 2, 4, 5, 3).reshape(x.shape[0], rows * columns, size * size, x.shape[3])

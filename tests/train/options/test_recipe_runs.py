@@ -68,6 +68,8 @@ SCHEDULES = {
     "emov2:distill": Schedule(300, 1024, 3e-3, 20, 5e-7, 5e-7, 300),
     "gcvit": Schedule(310, 4096, 5e-3, 20, 1e-6, 5e-6, 300),
     "gcvit:finetune_384": Schedule(310, 1024, 1e-3, 20, 1e-6, 5e-6, 300),
+    "halonet": Schedule(350, 4096, 1.6, 10, 0.0, 1.6 / 128, 340, 10),
+    "halonet:study": Schedule(150, 4096, 1.6, 10, 0.0, 1.6 / 128, 140, 10),
     "maxvit": Schedule(300, 4096, 3e-3, 32, 0.0, 1e-5, 268, 32),
     "maxvit:finetune_384": Schedule(30, 512, 5e-5),
     "maxvit:finetune_512": Schedule(30, 512, 5e-5),
@@ -152,6 +154,9 @@ def size_of(recipe: str, model: str) -> int:
         return 256 if recipe == "swinv2" else 192
     if recipe == "dhvt:cifar100":
         return 32
+    if recipe.startswith("halonet"):  # the paper's table
+        sides = {"halonet_h3": 320, "halonet_h4": 384, "halonet_h5": 448, "halonet_h6": 512, "halonet_h7": 600}
+        return sides.get(model, 256)
     return 256 if model == "shvit_s4" else 224
 
 
@@ -289,6 +294,13 @@ def test_randaugment_of_maxvit_is_tensorflows():
     (augment,) = [step for step in transform.transforms if type(step).__name__ == "RandAugment"]
     assert augment.num_layers == 2
     assert {(min(op.magnitude, op.magnitude_max or 10), op.prob) for op in augment.ops} == {(15, 1.0)}
+
+
+@pytest.mark.parametrize("size, magnitude", zip(("h0", "h1_paper", "h4", "h7"), (6, 8, 17, 31)))
+def test_randaugment_of_halonet_exceeds_ten(size, magnitude):
+    transform = create_transform(224, is_training=True, auto_augment=options_of("halonet", f"halonet_{size}").aa)
+    (augment,) = [step for step in transform.transforms if type(step).__name__ == "RandAugment"]
+    assert {min(op.magnitude, op.magnitude_max or 10) for op in augment.ops} == {magnitude}
 
 
 def test_teacher_of_emov2_takes_plain_pixels():
