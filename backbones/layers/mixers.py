@@ -31,7 +31,9 @@ from backbones.layers.attention.channel import ChannelAttention
 from backbones.layers.attention.gated_positional import GatedPositionalAttention2d
 from backbones.layers.attention.global_attention import GlobalAttention2d, TokenAttention
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
+from backbones.layers.attention.relu_linear import ReLULinearAttention
 from backbones.layers.attention.routing import BiLevelRoutingAttention
+from backbones.layers.attention.softmax_free import SoftmaxFreeAttention
 from backbones.layers.attention.super_token import SuperTokenAttention
 from backbones.layers.attention.window import (
     CosineWindowAttention,
@@ -108,6 +110,21 @@ def super_token(
     return SuperTokenAttention(dim, num_heads, max(1, min(map_size) // cells), num_iters, device=device, dtype=dtype)
 
 
+def softmax_free(
+    dim: int,
+    num_heads: int,
+    map_size: MapSize,
+    landmarks: int = 7,
+    inverse: str = "ridge",
+    device=None,
+    dtype=None,
+) -> nn.Module:
+    """A Gaussian kernel through landmarks, `landmarks` a side of the map (SOFT)."""
+    ratio = max(1, min(map_size) // landmarks)
+    kernel_size = max(3, ratio // 2 * 2 + 1)  # 9, 5 and 3 as in SOFT
+    return SoftmaxFreeAttention(dim, num_heads, ratio, kernel_size, inverse, device=device, dtype=dtype)
+
+
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "softmax": softmax,
     "window": window,
@@ -120,6 +137,8 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "super_token": super_token,
     "gated_positional": GatedPositionalAttention2d,
     "channel": ChannelAttention,
+    "softmax_free": softmax_free,
+    "relu_linear": ReLULinearAttention,
 }
 
 # One mixer: a name of `MIXERS`, a factory, or a mapping of options with the "name" of either.

@@ -39,6 +39,7 @@ class PositionEmbedding(nn.Module):
         grid_size: `(rows, columns)` that the table is stored for.
         num_prefix_tokens: Tokens before those of the grid that have a vector of their own.
         interpolation: "bicubic" or "bilinear", with half-pixel centres.
+        decayed: Whether weight decay is applied to the table.
 
     Maps `(B, P + H * W, C)` and the grid `(H, W)` to the same shape; the table is `(1, P + rows * columns, C)`.
     """
@@ -49,6 +50,7 @@ class PositionEmbedding(nn.Module):
         grid_size: tuple[int, int],
         num_prefix_tokens: int = 0,
         interpolation: str = "bicubic",
+        decayed: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -56,6 +58,7 @@ class PositionEmbedding(nn.Module):
         self.grid_size = tuple(grid_size)
         self.num_prefix_tokens = num_prefix_tokens
         self.interpolation = interpolation
+        self.decayed = decayed
         tokens = num_prefix_tokens + grid_size[0] * grid_size[1]
         self.table = nn.Parameter(torch.empty(1, tokens, dim, device=device, dtype=dtype))
         self.reset_parameters()
@@ -64,7 +67,7 @@ class PositionEmbedding(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def no_weight_decay(self) -> set[str]:
-        return {"table"}
+        return set() if self.decayed else {"table"}
 
     def resized(self, table: torch.Tensor, grid_size: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
         """A table of the grid `grid_size` for another, `size`; the prefix tokens' vectors stay.
@@ -95,3 +98,13 @@ class PositionEmbedding(nn.Module):
 
     def extra_repr(self) -> str:
         return f"grid_size={self.grid_size}, num_prefix_tokens={self.num_prefix_tokens}"
+
+
+@register_notrace_module
+class MapPositionEmbedding(PositionEmbedding):
+    """The same of a map: `(B, C, H, W)` to the same shape; there are no prefix tokens."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = (x.shape[2], x.shape[3])
+        table = self.resized(self.table, self.grid_size, grid)
+        return x + table.unflatten(1, grid).permute(0, 3, 1, 2)

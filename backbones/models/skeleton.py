@@ -257,13 +257,18 @@ class HierarchicalModel(BaseModel):
                 x = outputs[i]
         return outputs, state
 
-    def _norm_last(self, x: torch.Tensor) -> torch.Tensor:
-        """The last stage's output as the head takes it."""
+    def _norm_last(self, x: torch.Tensor, state: Any = None) -> torch.Tensor:
+        """The last stage's output, or the last state where that is what the model classifies, as the head takes it."""
         return self.norm(self.stages[-1].norm(x))
+
+    def _final_map(self, final: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """What `_norm_last` made of the last stage's output `x`, as a map."""
+        return final
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, in_chans, H, W)` image batch to the last map, normed, unpooled."""
-        return self._norm_last(self.forward_stages(x)[-1])
+        outputs, state = self._run(x)
+        return self._norm_last(outputs[-1], state)
 
     def forward_intermediates(
         self,
@@ -290,11 +295,13 @@ class HierarchicalModel(BaseModel):
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f'output_fmt must be "NCHW" or "NHWC", not {output_fmt!r}')
         take, last = feature_take_indices(len(self.stages), indices)
-        outputs = self.forward_stages(x, last + 1 if stop_early or intermediates_only else None)
+        outputs, state = self._run(x, last + 1 if stop_early or intermediates_only else None)
         final = outputs[-1]
         if len(outputs) == len(self.stages):
-            final = self._norm_last(final)
-        maps = [final if norm and i == len(self.stages) - 1 else outputs[i] for i in take]
+            final = self._norm_last(final, state)
+            if norm:
+                outputs[-1] = self._final_map(final, outputs[-1])
+        maps = [outputs[i] for i in take]
         if output_fmt == "NHWC":
             maps = [m.permute(0, 2, 3, 1) for m in maps]
         return maps if intermediates_only else (final, maps)

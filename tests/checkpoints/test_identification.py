@@ -18,6 +18,7 @@ TWINS = {frozenset(("nat_m", "dinat_m")), frozenset(("nat_b", "dinat_b")), froze
 TWINS.add(frozenset(("nat_isotropic_s", "dinat_isotropic_s")))
 TWINS.add(frozenset(("swinv2_t_window8", "swinv2_t_window16")))
 TWINS.add(frozenset(("swinv2_b_window8", "swinv2_b_window12", "swinv2_b_window16")))
+TWINS |= {frozenset((f"soft_{size}", f"soft_norm_{size}")) for size in "tsmlh"}
 
 
 def layout(path: str) -> dict[str, torch.Tensor]:

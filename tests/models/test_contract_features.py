@@ -5,15 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from .zoo import DISTINCT, ISOTROPIC, image, stir, tiny
+from .zoo import DISTINCT, ISOTROPIC, image, is_isotropic, stir, tiny
 
 
 def _levels(model) -> range:
     return range(len(model.feature_info))
-
-
-def _is_isotropic(model) -> bool:
-    return hasattr(model, "num_prefix_tokens")
 
 
 @pytest.mark.parametrize("name", DISTINCT)
@@ -53,7 +49,7 @@ def test_intermediates_can_be_channels_last(name):
     x = image(75, 50)
     with torch.no_grad():
         final, maps = model.forward_intermediates(x)
-        known, unknown = ("NLC", "NHWC") if _is_isotropic(model) else ("NHWC", "NLC")
+        known, unknown = ("NLC", "NHWC") if is_isotropic(model) else ("NHWC", "NLC")
         final_again, rows = model.forward_intermediates(x, output_fmt=known)
         assert torch.equal(final, final_again)
         for row, output in zip(rows, maps, strict=True):
@@ -86,12 +82,14 @@ def test_norm_touches_the_last_map_or_all(name):
         final, plain = model.forward_intermediates(x)
         final_again, normed = model.forward_intermediates(x, norm=True)
         assert torch.equal(final, final_again)
-        if _is_isotropic(model):  # one norm fits all, as in timm
+        if is_isotropic(model):  # one norm fits all, as in timm
             channels_last = [output.permute(0, 2, 3, 1) for output in plain]
             normed_again = [model.norm(output).permute(0, 3, 1, 2) for output in channels_last]
             assert all(torch.equal(a, b) for a, b in zip(normed, normed_again, strict=True))
             return
         assert all(torch.equal(a, b) for a, b in zip(plain[:-1], normed[:-1], strict=True))
+        if final.ndim == 3:  # tokens, those in front of the map first
+            final = final[:, model.num_prefix_tokens :].unflatten(1, normed[-1].shape[2:]).permute(0, 3, 1, 2)
         assert torch.equal(normed[-1], final)
         # without a final norm (some models norm after pooling) both are the same
         norms = [*model.norm.parameters(), *model.stages[-1].norm.parameters()]
@@ -112,7 +110,7 @@ def test_stopping_early_skips_later_stages(name):
             final, (only,) = model.forward_intermediates(x, indices=[level], stop_early=True)
             assert max(ran) == level
             assert torch.equal(only, maps[level])
-            if level < _levels(model)[-1] and not _is_isotropic(model):
+            if level < _levels(model)[-1] and not is_isotropic(model):
                 assert torch.equal(final, only)
             ran.clear()
             model.forward_intermediates(x, indices=[level], intermediates_only=True, stop_early=True)
@@ -144,7 +142,7 @@ def test_pruned_models_keep_their_maps_and_no_idle_parameters(name):
 
         pruned.train()
         # Where the norm stays, so does what leads to the class token.
-        prefix = {"return_prefix_tokens": True} if _is_isotropic(pruned) and not prune_norm else {}
+        prefix = {"return_prefix_tokens": True} if is_isotropic(pruned) and not prune_norm else {}
         outputs = pruned.forward_intermediates(
             x, indices=levels, norm=not prune_norm, intermediates_only=True, **prefix
         )

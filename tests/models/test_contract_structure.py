@@ -12,7 +12,7 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from .zoo import DISTINCT, MODELS, full_size, on_meta, tiny
+from .zoo import DISTINCT, MODELS, full_size, is_isotropic, on_meta, tiny
 
 # A block of a stage, or of a part of one, by the beginning of its names.
 BLOCK = re.compile(r"(stages\.\d+\.(\w+\.)?)?blocks\.\d+\.")
@@ -20,6 +20,7 @@ BLOCK = re.compile(r"(stages\.\d+\.(\w+\.)?)?blocks\.\d+\.")
 # What some authors exclude from weight decay on ImageNet, beyond biases, vectors, class tokens, position embeddings.
 NOT_DECAYED = {
     "maxvit": r"\.relative_position_bias_table$",
+    "soft": r"^stages\.3\.cls_token\.token$",
     "swinv2": r"\.logit_scale$|\.rel_pos\.fc[12]\.weight$",
 }
 
@@ -29,7 +30,7 @@ def test_attributes(name):
     model = full_size(name)
     assert model.num_classes == model.pretrained_cfg["num_classes"] and model.in_chans == 3
     assert model.num_features == model.feature_info[-1]["num_chs"]
-    parts = "blocks" if hasattr(model, "num_prefix_tokens") else "stages"
+    parts = "blocks" if is_isotropic(model) else "stages"
     assert [info["module"] for info in model.feature_info] == [f"{parts}.{i}" for i in range(len(model.feature_info))]
     assert all(a["reduction"] <= b["reduction"] for a, b in pairwise(model.feature_info))
     assert isinstance(model.get_classifier(), nn.Linear)
@@ -98,6 +99,8 @@ def test_stochastic_depth_rises_from_none_to_the_maximum(name):
             rates.setdefault(match[0], set())
             if isinstance(module, DropPath):
                 rates[match[0]].add(module.drop_prob)
+            elif isinstance(module, nn.Dropout) and module.p:  # SOFT's blocks drop single values
+                rates[match[0]].add(module.p)
     assert all(len(block) <= 1 for block in rates.values()), "the branches of a block share one rate"
     # Blocks without a shortcut (EMOv2's first of every stage) cannot be dropped.
     never = [i for i, block in enumerate(rates) if not getattr(model.get_submodule(block[:-1]), "has_skip", True)]

@@ -12,6 +12,7 @@ from torch import nn
 
 import backbones
 from backbones.models import family_of
+from backbones.models.isotropic import IsotropicModel
 
 MODELS = backbones.list_models()
 TAGGED = timm.list_models(module="backbones", include_tags=True)
@@ -75,10 +76,15 @@ def stir(model: nn.Module, seed: int = 2, std: float = 0.2) -> nn.Module:
 
 
 def features_shape(model: nn.Module, height: int, width: int) -> tuple[int, ...]:
-    """Of one image's unpooled features: a map, or in isotropic models tokens, those in front of the map included."""
+    """Of one image's unpooled features: a map, or tokens, where the model has some in front of the last map."""
     if hasattr(model, "num_prefix_tokens"):
         return model.num_prefix_tokens + height * width, model.num_features
     return model.num_features, height, width
+
+
+def is_isotropic(model: nn.Module) -> bool:
+    """Whether the model keeps one grid of tokens, and every block is a feature."""
+    return isinstance(model, IsotropicModel)
 
 
 def is_pyramid(name: str) -> bool:
@@ -92,4 +98,4 @@ DISTINCT = _one_of_each(MODELS, _test_size_args)
 _USED = {name: _mechanisms(name) for name in _one_of_each(DISTINCT, _mechanisms)}
 MECHANISMS = [name for name, used in _USED.items() if not any(used < other for other in _USED.values())]
 PYRAMIDS = [name for name in MECHANISMS if is_pyramid(name)]
-ISOTROPIC = [name for name in DISTINCT if hasattr(full_size(name), "num_prefix_tokens")]
+ISOTROPIC = [name for name in DISTINCT if is_isotropic(full_size(name))]

@@ -7,7 +7,9 @@ from backbones.layers.attention.hybrid import HybridWindowAttention
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
 from backbones.layers.attention.relpos import DistanceBias2d, RelativePositionBias2d, resize_bias_table
+from backbones.layers.attention.relu_linear import ReLULinearAttention
 from backbones.layers.attention.routing import BiLevelRoutingAttention
+from backbones.layers.attention.softmax_free import SoftmaxFreeAttention
 from backbones.layers.attention.super_token import SuperTokenAttention
 from backbones.layers.attention.window import GridAttention, WindowAttention
 
@@ -22,7 +24,9 @@ __all__ = [
     "NeighborhoodAttention2d",
     "OverlappingReductionAttention",
     "PairBias",
+    "ReLULinearAttention",
     "RelativePositionBias2d",
+    "SoftmaxFreeAttention",
     "SuperTokenAttention",
     "WindowAttention",
     "resize_bias_table",

@@ -70,6 +70,10 @@ SCHEDULES = {
     "gcvit:finetune_384": Schedule(310, 1024, 1e-3, 20, 1e-6, 5e-6, 300),
     "halonet": Schedule(350, 4096, 1.6, 10, 0.0, 1.6 / 128, 340, 10),
     "halonet:study": Schedule(150, 4096, 1.6, 10, 0.0, 1.6 / 128, 140, 10),
+    "l2vit": Schedule(300, 4096, 4e-3, 20, 0.0, 1e-6, 280, 20),
+    "l2vit:in22k": Schedule(90, 1024, 1e-3, 5, 1e-6, 1e-5, 85, 5),
+    "l2vit:finetune": Schedule(30, 1024, 4e-5, 5, 4e-8, 4e-7, 25, 5),
+    "l2vit:finetune_384": Schedule(30, 1024, 4e-5, 5, 4e-8, 4e-7, 25, 5),
     "maxvit": Schedule(300, 4096, 3e-3, 32, 0.0, 1e-5, 268, 32),
     "maxvit:finetune_384": Schedule(30, 512, 5e-5),
     "maxvit:finetune_512": Schedule(30, 512, 5e-5),
@@ -83,6 +87,7 @@ SCHEDULES = {
     "smt:in22k": Schedule(90, 4096, 1e-3, 5, 1e-6, 1e-5, 85, 5),
     "smt:finetune": Schedule(30, 1024, 2e-5, 5, 2e-8, 2e-7, 25, 5),
     "smt:finetune_384": Schedule(30, 512, 2e-5, 5, 2e-8, 2e-7, 25, 5),
+    "soft": Schedule(310, 1024, 1e-3, 10, 1e-6, 5e-5, 300),
     "stvit": Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300),
     "stvit:finetune_384": Schedule(30, 512, 5e-6),
     "swinv2": Schedule(300, 1024, 1e-3, 20, 1e-6, 1e-5, 280, 20),
@@ -94,11 +99,16 @@ SCHEDULES = {
     "van": Schedule(310, 1024, 1e-3, 5, 1e-6, 1e-6, 300),
 }
 _LONG_WARMUP = _NAT._replace(warmup=50)
+_SOFT_RATES = {"m": 3.5e-4, "l": 3.3e-4, "h": 2.7e-4, "norm_m": 4e-4, "norm_l": 3.3e-4, "norm_h": 2.7e-4}
 _HALF_BATCH = SCHEDULES["patnet"]._replace(batch=2048, peak=2e-3)
 EXCEPTIONS = {
     **{("dinat", name): _LONG_WARMUP for name in ("nat_isotropic_b", "dinat_isotropic_b", "vitrpb_b")},
     **{("gcvit", f"gcvit_{size}"): SCHEDULES["gcvit"]._replace(batch=1024) for size in ("s", "s2", "b", "l")},
     **{("patnet", name): _HALF_BATCH for name in ("patnet_m", "patnet_l")},
+    **{
+        ("soft", f"soft_{size}"): SCHEDULES["soft"]._replace(batch=256, peak=rate / 4)
+        for size, rate in _SOFT_RATES.items()
+    },
 }
 
 
@@ -180,7 +190,8 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
                 spared |= name.endswith("relative_position_bias_table")
             if recipe.startswith("swinv2"):
                 spared |= name.endswith(".logit_scale") or ".rel_pos." in name
-            spared |= name in ("cls_token.token", "pos_embed.table")
+            spared |= name in ("cls_token.token", "stages.3.cls_token.token")
+            spared |= name == "pos_embed.table"
             assert group["weight_decay"] == (0 if spared else options.weight_decay), name
     assert not names
 
@@ -206,6 +217,8 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         ("gcvit", "gcvit_xxt", r"\.relative_position_bias_table$"),
         ("stvit", "stvit_b", r"\.ls[12]\.gamma$"),
         ("sgformer", "sgformer_s", r"^stem\.pos_embed$"),
+        ("soft", "soft_norm_t", r"\.pos_embed\.table$"),
+        ("l2vit", "l2vit_b", r"\.temperature$"),
         ("maxvit", "maxvit_t", None),
         ("maxvit:finetune_384", "maxvit_t", None),
     ],
