@@ -9,7 +9,7 @@ from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from timm.models._manipulate import MATCH_PREV_GROUP
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "MATCH_PREV_GROUP",
@@ -24,6 +24,7 @@ __all__ = [
     "roi_align_backward",
     "softmax_backward",
     "tree_leaves",
+    "tree_map_only",
     "update_model_input_size",
 ]
 

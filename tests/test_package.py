@@ -25,7 +25,11 @@ MAY_IMPORT = {
     "utils": {"utils", "ops", "_compat"},
 }
 # and these must not import from those: training knows models through timm only.
-MUST_NOT_IMPORT = {"train": {"models", "layers", "dense"}, "dense": {"train"}, "checkpoints": {"train", "dense"}}
+MUST_NOT_IMPORT = {
+    "train": {"models", "layers", "dense", "export"},
+    "dense": {"train", "export"},
+    "checkpoints": {"train", "dense", "export"},
+}
 # Subpackages of training: each may import from those after it.
 TRAINING = ("cli", "loop", "evaluation", "data", "options")
 HEAVY = (

@@ -113,17 +113,6 @@ def test_grad_cam(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_onnx(name, tmp_path):
-    import onnxruntime
-
-    model = stir(tiny(name, num_classes=5))
-    torch.onnx.export(model, (x,), dynamo=True, verbose=False).save(tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    assert close(torch.from_numpy(found), model(x))
-
-
-@pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_ahead_of_time_compilation(name, tmp_path):
     model = stir(tiny(name, num_classes=5))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
+from backbones.export import cli as export
 from backbones.train.cli import predict, validate
 from backbones.train.options.flags import read_options
 from backbones.train.options.recipe import list_recipes, parse_command_line
@@ -68,7 +69,7 @@ def _options(script: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> a
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
-    for module in (predict, validate):
+    for module in (predict, validate, export):
         monkeypatch.setattr(module, "read_options", read)
     monkeypatch.setattr(sys, "argv", [script, *argv])
     with pytest.raises(Parsed):

@@ -48,7 +48,7 @@ def _is_data(spec: str) -> bool:
     return Path(spec).is_dir() and not any((Path(spec) / name).is_file() for name in ("recipe.yaml", "config.json"))
 
 
-def _locate(data: str | None, split: str) -> tuple[str | None, str]:
+def located(data: str | None, split: str) -> tuple[str | None, str]:
     """`data` and `split` for :func:`build_dataset`; a folder of class folders only is its own split."""
     if data is None or not Path(data).is_dir():
         return data, split
@@ -72,9 +72,9 @@ def open_data(args: ValidateOptions, spec: str, in_chans: int):
     given = any((args.data, args.data_dir, args.dataset))
     source = vars(args) if given else recipe
     data, root = name_and_root(*(source.get(key) for key in ("data", "data_dir", "dataset")))
-    located, split = _locate(data, args.split or recipe.get("val_split") or "val")
+    folder, split = located(data, args.split or recipe.get("val_split") or "val")
     dataset = build_dataset(
-        located,
+        folder,
         split,
         in_chans=in_chans,
         data_dir=root,

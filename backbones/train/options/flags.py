@@ -59,7 +59,11 @@ def describe(option: Option) -> str:
     text = option.help
     if option.default not in (None, "", (), {}, False):
         default = option.default
-        shown = " ".join(f"{v:.4g}" for v in default) if isinstance(default, tuple) else default
+        shown = (
+            " ".join(v if isinstance(v, str) else f"{v:.4g}" for v in default)
+            if isinstance(default, tuple)
+            else default
+        )
         text += f" (default: {shown})"
     return text
 
