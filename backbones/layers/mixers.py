@@ -27,6 +27,7 @@ from typing import Any
 
 from torch import nn
 
+from backbones.layers.attention.agent import AgentAttention
 from backbones.layers.attention.channel import ChannelAttention
 from backbones.layers.attention.gated_positional import GatedPositionalAttention2d
 from backbones.layers.attention.global_attention import GlobalAttention2d, TokenAttention
@@ -139,6 +140,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "channel": ChannelAttention,
     "softmax_free": softmax_free,
     "relu_linear": ReLULinearAttention,
+    "agent": AgentAttention,
 }
 
 # One mixer: a name of `MIXERS`, a factory, or a mapping of options with the "name" of either.

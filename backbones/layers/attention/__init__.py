@@ -1,6 +1,8 @@
 """Attention on channels-last maps."""
 
+from backbones.layers.attention.agent import AgentAttention
 from backbones.layers.attention.channel import ChannelAttention
+from backbones.layers.attention.gated_positional import GatedPositionalAttention
 from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.attention.halo import HaloAttention
 from backbones.layers.attention.hybrid import HybridWindowAttention
@@ -14,9 +16,11 @@ from backbones.layers.attention.super_token import SuperTokenAttention
 from backbones.layers.attention.window import GridAttention, WindowAttention
 
 __all__ = [
+    "AgentAttention",
     "BiLevelRoutingAttention",
     "ChannelAttention",
     "DistanceBias2d",
+    "GatedPositionalAttention",
     "GlobalAttention2d",
     "GridAttention",
     "HaloAttention",

@@ -53,6 +53,10 @@ class Schedule(NamedTuple):
 _DEIT = Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300)
 _NAT = Schedule(310, 1024, 1e-3, 20, 1e-6, 5e-6, 300)
 SCHEDULES = {
+    "agent": Schedule(300, 1024, 1e-3, 20, 1e-6, 1e-5, 300),
+    "agent:scratch_288": Schedule(300, 512, 5e-4, 20, 5e-7, 5e-6, 300),
+    "agent:scratch_448": Schedule(300, 512, 5e-4, 20, 5e-7, 5e-6, 300),
+    "agent:finetune_384": Schedule(30, 256, 1e-5, 5, 1e-8, 1e-7, 30),
     "biformer": _DEIT,
     "convit": _DEIT,
     "davit": _DEIT._replace(epochs=310),
@@ -102,6 +106,8 @@ _LONG_WARMUP = _NAT._replace(warmup=50)
 _SOFT_RATES = {"m": 3.5e-4, "l": 3.3e-4, "h": 2.7e-4, "norm_m": 4e-4, "norm_l": 3.3e-4, "norm_h": 2.7e-4}
 _HALF_BATCH = SCHEDULES["patnet"]._replace(batch=2048, peak=2e-3)
 EXCEPTIONS = {
+    ("agent", "agent_deit_t"): Schedule(300, 4096, 4e-3, 20, 4e-6, 4e-5, 300),
+    ("agent", "agent_swin_b"): Schedule(300, 512, 5e-4, 20, 5e-7, 5e-6, 300),
     **{("dinat", name): _LONG_WARMUP for name in ("nat_isotropic_b", "dinat_isotropic_b", "vitrpb_b")},
     **{("gcvit", f"gcvit_{size}"): SCHEDULES["gcvit"]._replace(batch=1024) for size in ("s", "s2", "b", "l")},
     **{("patnet", name): _HALF_BATCH for name in ("patnet_m", "patnet_l")},
@@ -158,7 +164,7 @@ def test_epochs_and_rates_of_the_authors(recipe, model):
 
 
 def size_of(recipe: str, model: str) -> int:
-    if match := re.search(r"_(256|384|512)$", recipe):
+    if match := re.search(r"_(256|288|384|448|512)$", recipe):
         return int(match[1])
     if recipe in ("swinv2", "swinv2:in22k"):
         return 256 if recipe == "swinv2" else 192
@@ -186,7 +192,7 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         for parameter in group["params"]:
             name = names.pop(id(parameter))
             spared = parameter.ndim <= 1 or name.endswith(".bias")
-            if recipe.startswith("maxvit"):
+            if recipe.startswith(("maxvit", "agent")):
                 spared |= name.endswith("relative_position_bias_table")
             if recipe.startswith("swinv2"):
                 spared |= name.endswith(".logit_scale") or ".rel_pos." in name
@@ -199,6 +205,8 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
 @pytest.mark.parametrize(
     "recipe, model, decayed",
     [
+        ("agent", "agent_deit_t", r"\.(an|na|ah|aw|ha|wa|ac|ca)_bias$"),
+        ("agent", "agent_swin_t", None),
         ("nat", "nat_m", r"\.rpb$"),
         ("dinat", "dinat_m", r"\.rpb$"),
         ("dinat", "dinat_s_t", r"\.rpb$"),
