@@ -25,19 +25,25 @@ def is_symbolic(*sizes: int | torch.SymInt) -> bool:
     return any(isinstance(n, torch.SymInt) for n in sizes)
 
 
-def pad_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """`(B, H, W, C)` with zeros below and right, `(B, height, width, C)`; `x` itself where it has that size."""
-    bottom, right = height - x.shape[1], width - x.shape[2]
+def pad_map(x: torch.Tensor, height: int, width: int, top: int = 0, left: int = 0) -> torch.Tensor:
+    """`(B, H, W, C)` with zeros around, `(B, height, width, C)`; `x` itself where it has that size.
+
+    Args:
+        x: The map.
+        height, width: Rows and columns of the result.
+        top, left: How many of them are before the map's; the others come after.
+    """
+    bottom, right = height - x.shape[1] - top, width - x.shape[2] - left
     # A symbolic padding is always applied, so that an exported program holds for every size.
-    fits = isinstance(bottom, int) and isinstance(right, int) and not (bottom or right)
-    return x if fits else F.pad(x, (0, 0, 0, right, 0, bottom))
+    fits = isinstance(bottom, int) and isinstance(right, int) and not (bottom or right or top or left)
+    return x if fits else F.pad(x, (0, 0, left, right, top, bottom))
 
 
-def crop_map(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The top left `(B, height, width, C)` of a map."""
+def crop_map(x: torch.Tensor, height: int, width: int, top: int = 0, left: int = 0) -> torch.Tensor:
+    """The `(B, height, width, C)` of a map from row `top` and column `left` on."""
     if not is_symbolic(*x.shape[1:3], height, width):
-        return x[:, :height, :width]
+        return x[:, top : top + height, left : left + width]
     # A slice of symbolic size would be compared with its base to learn its layout; an index is just copied.
-    for dim, size in ((1, height), (2, width)):
-        x = x.index_select(dim, torch.arange(size, device=x.device))
+    for dim, first, size in ((1, top, height), (2, left, width)):
+        x = x.index_select(dim, torch.arange(size, device=x.device) + first)
     return x

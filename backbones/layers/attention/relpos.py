@@ -24,7 +24,7 @@ class RelativePositionBias2d(nn.Module):
     """Learned bias for every key-minus-query offset of a P x Q window (Swin, arXiv 2103.14030, equation 4).
 
     The table is indexed by key minus query, rows first: entry `[h, dy + P - 1, dx + Q - 1]`. (Swin's own tables are
-    query minus key: flip both axes to convert.)
+    query minus key: see `table_of_swin`.)
 
     Args:
         num_heads: Attention heads.
@@ -56,6 +56,12 @@ class RelativePositionBias2d(nn.Module):
         """Bias `(heads, P * Q, P * Q)`, query by key, of a P x Q window; a table of another size is resized."""
         table = resize_bias_table(self.relative_position_bias_table, (p, q), self.resize_mode)
         return bias_of_offsets(table, p, q)
+
+
+def table_of_swin(table: torch.Tensor) -> torch.Tensor:
+    """The table of `RelativePositionBias2d`, of Swin's own for a P x P window, `((2P - 1)^2, heads)`."""
+    side = math.isqrt(table.shape[0])
+    return table.T.reshape(-1, side, side).flip(1, 2)
 
 
 def bias_of_offsets(table: torch.Tensor, p: int, q: int) -> torch.Tensor:

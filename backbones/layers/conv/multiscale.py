@@ -1,4 +1,4 @@
-"""Depthwise convolutions of several kernel sizes side by side."""
+"""Convolutions of several kernel sizes or dilations side by side."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from timm.layers import register_notrace_module
 from torch import nn
 
+from backbones.layers.patch import pad_to_multiple
 from backbones.ops.plain import plain
 
 
@@ -46,3 +47,42 @@ class MultiScaleDepthwiseConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([conv(part) for conv, part in zip(self.convs, x.split(self.widths, dim=1))], dim=1)
+
+
+@register_notrace_module
+class CrossScaleConv(nn.Module):
+    """Convolutions of one stride on the same map, concatenated (CrossFormer, arXiv 2108.00154, section 3.1).
+
+    Args:
+        in_dim: Channels in.
+        dims: Channels of each convolution.
+        kernel_sizes: Their kernels, whose centres coincide.
+        stride: The map is zero-padded below and right to a multiple of it.
+        dilations: Of the kernels; 1 by default.
+
+    Maps `(B, in_dim, H, W)` to `(B, sum(dims), ceil(H / stride), ceil(W / stride))`.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        dims: Sequence[int],
+        kernel_sizes: Sequence[int],
+        stride: int,
+        dilations: Sequence[int] | None = None,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.stride = stride
+        dilations = [1] * len(dims) if dilations is None else dilations
+        self.convs = nn.ModuleList(
+            # Half of what the kernel exceeds the stride by, rounded up.
+            nn.Conv2d(in_dim, dim, size, stride, ((size - 1) * dilation + 2 - stride) // 2, dilation, **dd)
+            for dim, size, dilation in zip(dims, kernel_sizes, dilations, strict=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = pad_to_multiple(x, self.stride)
+        return torch.cat([conv(x) for conv in self.convs], dim=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch
 from timm.layers import register_notrace_module
@@ -13,39 +12,10 @@ from backbones.layers.attention.relpos import bias_of_offsets, offset_grid
 from backbones.layers.attention.window import WindowAttention
 from backbones.layers.block import MixerBlock
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.patch import pad_to_multiple
 from backbones.ops.sizes import larger, smaller, static_size
 from backbones.ops.window import Groups
 
 GROUPINGS = ("classifier", "dense", "dense-2021")
-
-
-@register_notrace_module
-class CrossScaleConv(nn.Module):
-    """Convolutions of several kernels and one stride, concatenated (CrossFormer, arXiv 2108.00154, section 3.1).
-
-    Args:
-        in_dim: Channels in.
-        dims: Channels of each convolution.
-        kernel_sizes: Their kernels, whose centres coincide.
-        stride: The map is zero-padded below and right to a multiple of it.
-
-    Maps `(B, in_dim, H, W)` to `(B, sum(dims), ceil(H / stride), ceil(W / stride))`.
-    """
-
-    def __init__(
-        self, in_dim: int, dims: Sequence[int], kernel_sizes: Sequence[int], stride: int, device=None, dtype=None
-    ) -> None:
-        super().__init__()
-        self.stride = stride
-        self.convs = nn.ModuleList(
-            nn.Conv2d(in_dim, dim, size, stride, padding=(size - stride) // 2, device=device, dtype=dtype)
-            for dim, size in zip(dims, kernel_sizes, strict=True)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = pad_to_multiple(x, self.stride)
-        return torch.cat([conv(x) for conv in self.convs], dim=1)
 
 
 class DynamicPositionBias(nn.Module):

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from timm.layers import ClassifierHead, calculate_drop_path_rates
 from torch import nn
 
+from backbones.layers.conv.multiscale import CrossScaleConv
 from backbones.layers.norm import LayerNorm2d
-from backbones.models.crossformer.blocks import CrossFormerAttention, CrossFormerBlock, CrossScaleConv
+from backbones.models.crossformer.blocks import CrossFormerAttention, CrossFormerBlock
 from backbones.models.skeleton import HierarchicalModel, Stage
 
 PATCH_KERNELS, MERGE_KERNELS = (4, 8, 16, 32), (2, 4)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from backbones.layers.attention.relpos import resize_bias_table
+from backbones.layers.attention.relpos import resize_bias_table, table_of_swin
 from backbones.models.gcvit.model import GCViT
 from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family, renames
 
@@ -37,8 +36,7 @@ def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str,
             value = value[:, :, None, None]
         elif key in tables:
             if value.ndim == 2:
-                side = math.isqrt(value.shape[0])
-                value = value.T.reshape(-1, side, side).flip(1, 2)
+                value = table_of_swin(value)
             rows, columns = tables[key]
             value = resize_bias_table(value, ((rows + 1) // 2, (columns + 1) // 2), mode="bicubic")
         state_dict[key] = value

@@ -34,7 +34,7 @@ def window_merge(
 
 
 class Groups(NamedTuple):
-    """How maps `(B, H, W, C)` are cut into groups of P x Q positions, padded with zeros below and right.
+    """How maps `(B, H, W, C)` are cut into groups of P x Q positions, padded with zeros below and right, or around.
 
     Attributes:
         batch, height, width: B, H, W.
@@ -45,6 +45,7 @@ class Groups(NamedTuple):
         shift: Rows and columns that the map is rolled up and left (Swin, arXiv 2103.14030, section 3.2).
         roll_first: Roll the map, then pad it, as timm's Swin V2; otherwise the padded map is rolled, as in Swin's
             detectors.
+        centred: Pad on all sides alike, an odd row or column after the map, as VSA's detectors do (arXiv 2204.08446).
     """
 
     batch: int
@@ -55,6 +56,7 @@ class Groups(NamedTuple):
     interval: tuple[int, int] = (1, 1)
     shift: tuple[int, int] = (0, 0)
     roll_first: bool = False
+    centred: bool = False
 
     @classmethod
     def of(cls, x: torch.Tensor, size: tuple[int, int], grid: bool = False, **options) -> Groups:
@@ -79,21 +81,28 @@ class Groups(NamedTuple):
         return self.count[0] * self.size[0], self.count[1] * self.size[1]
 
     @property
+    def before(self) -> tuple[int, int]:
+        """Rows of the padded map above the map, and columns left of it."""
+        if not self.centred:
+            return 0, 0
+        return (self.padded[0] - self.height) // 2, (self.padded[1] - self.width) // 2
+
+    @property
     def single(self) -> bool:
         """Whether the map is known to be one group, whose positions are those of the only window and grid alike."""
         return not is_symbolic(self.height, self.width) and self.count == (1, 1)
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, H, W, C)` with zeros below and right, to whole groups; rolled."""
+        """`(B, H, W, C)` with zeros around, to whole groups; rolled."""
         if self.roll_first:
-            return pad_map(self._rolled(x, -1), *self.padded)
-        return self._rolled(pad_map(x, *self.padded), -1)
+            return pad_map(self._rolled(x, -1), *self.padded, *self.before)
+        return self._rolled(pad_map(x, *self.padded, *self.before), -1)
 
     def crop(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, H, W, C)` of a padded and rolled map."""
         if self.roll_first:
-            return self._rolled(crop_map(x, self.height, self.width), 1)
-        return crop_map(self._rolled(x, 1), self.height, self.width)
+            return self._rolled(crop_map(x, self.height, self.width, *self.before), 1)
+        return crop_map(self._rolled(x, 1), self.height, self.width, *self.before)
 
     def _rolled(self, x: torch.Tensor, sign: int) -> torch.Tensor:
         return x.roll((sign * self.shift[0], sign * self.shift[1]), (1, 2)) if any(self.shift) else x
