@@ -133,8 +133,8 @@ class NormalCell(MixerBlock):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mixed = self.attn(self.norm1(self.pos_embed(x).permute(0, 2, 3, 1)))
         beside = self.pcm(x).permute(0, 2, 3, 1)
-        x = x.permute(0, 2, 3, 1) + self.drop_path1(mixed) + self.drop_path3(beside)
-        x = x + self.drop_path2(self.mlp(self.norm2(x)))
+        x = x.permute(0, 2, 3, 1) + self.drop_path1(self.ls1(mixed)) + self.drop_path3(beside)
+        x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return x.permute(0, 3, 1, 2)
 
 

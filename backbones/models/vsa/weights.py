@@ -107,8 +107,8 @@ register_family(
         dense=DenseForm(norm=None, args={"detector": True}),
         first_conv=("stem.prm.convs.0", "stem.prm.convs.1", "stem.prm.convs.2", "stem.prm.convs.3", "stem.pcm.conv1"),
         tiny={
-            "dims": (16, 16, 32, 32),
-            "embed_dims": (8, 8, 8, 16),
+            "dims": (16, 32, 32, 64),
+            "embed_dims": (8, 8, 16, 16),
             "depths": (1, 1, 2, 1),
             "num_heads": (1, 2, 2, 4),
             "reduction_heads": (1, 2, 2, 2),
