@@ -58,6 +58,14 @@ class GlobalResponseNorm(nn.Module):
         return self.gamma * (norm / (norm.mean(dim=1, keepdim=True) + self.eps)) + 1, self.beta
 
 
+class DecayedLayerScale2d(LayerScale2d):
+    """Layer scale of `(B, C, H, W)` maps whose factors `(1, C, 1, 1)` are no vector, so that optimisers decay them."""
+
+    def __init__(self, dim: int, init_values: float, device=None, dtype=None) -> None:
+        super().__init__(dim, init_values, device=device, dtype=dtype)
+        self.gamma = nn.Parameter(self.gamma.detach().view(1, -1, 1, 1))
+
+
 class ChannelAffine(nn.Module):
     """Layer scale with a bias on `(B, C, H, W)` maps: `y = weight[c] * x + bias[c]`; `weight` is `(C, 1, 1, 1)`."""
 

@@ -17,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from timm.layers import DropPath, LayerScale2d, calculate_drop_path_rates, register_notrace_module
+from timm.layers import calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
 from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.attention.super_token import SuperTokenAttention
-from backbones.layers.conv.basic import ConvMlp, ConvNorm, ResidualDepthwiseConv
+from backbones.layers.block import DepthwiseMixerBlock
+from backbones.layers.conv.basic import ConvNorm
 from backbones.layers.head import ConvHead
-from backbones.layers.norm import LayerNorm2d
 from backbones.models.skeleton import HierarchicalModel, Stage
 from backbones.ops.chunks import chunkable
 from backbones.ops.fusion import fused
@@ -53,60 +53,6 @@ class Stem(nn.Module):
         x = self.norm2(fused(self.conv2, self.act)(x))
         x = self.norm3(fused(self.conv3, self.act)(x))
         return self.norm4(fused(self.conv4, self.act)(x))
-
-
-class DecayedLayerScale2d(LayerScale2d):
-    """Layer scale whose factors `(1, C, 1, 1)` are no vector, so that optimisers decay them."""
-
-    def __init__(self, dim: int, init_values: float, device=None, dtype=None) -> None:
-        super().__init__(dim, init_values, device=device, dtype=dtype)
-        self.gamma = nn.Parameter(self.gamma.detach().view(1, -1, 1, 1))
-
-
-class STViTBlock(nn.Module):
-    """Depthwise convolution, attention and convolutional MLP, each added to its input.
-
-    Args:
-        dim: Channels C.
-        mixer: Attention, from `(B, H, W, C)` to `(B, H, W, C)`.
-        mlp_ratio: Hidden width of the MLP is `int(C * mlp_ratio)`.
-        layer_scale: Initial value of the layer scale; None for none.
-        drop_path: Stochastic depth rate of attention and MLP.
-
-    Maps `(B, C, H, W)` to the same shape.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        mixer: nn.Module,
-        mlp_ratio: float = 4.0,
-        layer_scale: float | None = None,
-        drop_path: float = 0.0,
-        device=None,
-        dtype=None,
-    ) -> None:
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-
-        def scale() -> nn.Module:
-            return nn.Identity() if layer_scale is None else DecayedLayerScale2d(dim, layer_scale, **dd)
-
-        self.pos_embed = ResidualDepthwiseConv(dim, **dd)
-        self.norm1 = LayerNorm2d(dim, eps=1e-6, **dd)
-        self.attn = mixer
-        self.ls1 = scale()
-        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.norm2 = nn.BatchNorm2d(dim, **dd)
-        self.mlp = ConvMlp(dim, int(dim * mlp_ratio), grn=False, **dd)
-        self.ls2 = scale()
-        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pos_embed(x)
-        mixed = self.attn(self.norm1(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        x = x + self.drop_path1(self.ls1(mixed))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 class STViT(HierarchicalModel):
@@ -159,7 +105,10 @@ class STViT(HierarchicalModel):
 
         stages = []
         for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)):
-            blocks = [STViTBlock(dims[i], mixer(i), mlp_ratio, layer_scales[i], rate, **dd) for rate in rates]
+            blocks = [
+                DepthwiseMixerBlock(dims[i], mixer(i), mlp_ratio, layer_scales[i], rate, mlp_norm="batch", **dd)
+                for rate in rates
+            ]
             downsample = ConvNorm(dims[i - 1], dims[i], 3, stride=2, bias=True, **dd) if i else None
             stages.append(Stage(blocks, downsample))
         super().__init__(
