@@ -31,6 +31,7 @@ from backbones.layers.attention.agent import AgentAttention
 from backbones.layers.attention.channel import ChannelAttention
 from backbones.layers.attention.gated_positional import GatedPositionalAttention2d
 from backbones.layers.attention.global_attention import GlobalAttention2d, TokenAttention
+from backbones.layers.attention.linear_attention import MagnitudeAwareLinearAttention, RankAugmentedLinearAttention
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.attention.relu_linear import ReLULinearAttention
 from backbones.layers.attention.routing import BiLevelRoutingAttention
@@ -141,6 +142,8 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "softmax_free": softmax_free,
     "relu_linear": ReLULinearAttention,
     "agent": AgentAttention,
+    "rala": RankAugmentedLinearAttention,
+    "mala": MagnitudeAwareLinearAttention,
 }
 
 # One mixer: a name of `MIXERS`, a factory, or a mapping of options with the "name" of either.

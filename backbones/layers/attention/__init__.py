@@ -6,6 +6,11 @@ from backbones.layers.attention.gated_positional import GatedPositionalAttention
 from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.attention.halo import HaloAttention
 from backbones.layers.attention.hybrid import HybridWindowAttention
+from backbones.layers.attention.linear_attention import (
+    GatedRotaryAttention,
+    MagnitudeAwareLinearAttention,
+    RankAugmentedLinearAttention,
+)
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
 from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
 from backbones.layers.attention.relpos import DistanceBias2d, RelativePositionBias2d, resize_bias_table
@@ -21,13 +26,16 @@ __all__ = [
     "ChannelAttention",
     "DistanceBias2d",
     "GatedPositionalAttention",
+    "GatedRotaryAttention",
     "GlobalAttention2d",
     "GridAttention",
     "HaloAttention",
     "HybridWindowAttention",
+    "MagnitudeAwareLinearAttention",
     "NeighborhoodAttention2d",
     "OverlappingReductionAttention",
     "PairBias",
+    "RankAugmentedLinearAttention",
     "ReLULinearAttention",
     "RelativePositionBias2d",
     "SoftmaxFreeAttention",
