@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +111,23 @@ def build_model(options: TrainOptions, num_classes: int, load: bool = True) -> t
     model, report = _load_model(options, name, kwargs, num_classes, load)
     if load:
         _init_head(options, model)
+    _freeze(options, model)
     return model, report
+
+
+def _freeze(options: TrainOptions, model: nn.Module) -> None:
+    """Leaves parameters out of training, as the options say."""
+    if options.freeze is None:
+        return
+    names = [name for name, _ in model.named_parameters()]
+    frozen = {name for name in names if re.search(options.freeze, name)}
+    if not frozen or len(frozen) == len(names):
+        raise ModelError(
+            f"--freeze {options.freeze} matches {'all' if frozen else 'none'} of the parameters of {options.model}, "
+            f"whose names are such as {names[0]} and {names[-1]}."
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
 
 
 def _init_head(options: TrainOptions, model: nn.Module) -> None:

@@ -56,6 +56,8 @@ class Distillation(nn.Module):
     - token: divergence, or cross-entropy with the teacher's choice, of the logits of the student's distillation head
       (Touvron et al., arXiv:2012.12877).
 
+    Beside the logits, vision transformers may be taught their last patch tokens, normed: by the mean square difference.
+
     Args:
         teacher: The teacher.
         options: Kind, temperature, weights and the teacher's image size.
@@ -95,6 +97,15 @@ class Distillation(nn.Module):
                     f"patch16_224; {options.model} has none."
                 )
             student.set_distilled_training(True)
+        if options.kd_patch_loss_weight:
+            for name, model in ((options.kd_model_name, self.teacher.model), (options.model, student)):
+                width = getattr(model, "num_features", None) if hasattr(model, "num_prefix_tokens") else None
+                if width != student.num_features:
+                    raise ModelError(
+                        f"--kd-patch-loss-weight needs vision transformers of one width; {name} has "
+                        f"{'no patch tokens' if width is None else f'{width} channels, not {student.num_features}'}."
+                    )
+            return _WithPatchTokens(student)
         if kind != "feature":
             return student
         widths = []
@@ -107,12 +118,13 @@ class Distillation(nn.Module):
         projection = nn.Linear(*widths) if widths[0] != widths[1] else None
         return FeatureDistillationTrainableModule(student, projection.to(self.mean.device) if projection else None)
 
-    def forward(self, learned: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The teacher's part of the loss, unweighted.
+    def forward(self, learned: torch.Tensor, images: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
+        """The teacher's part of the loss, weighted.
 
         Args:
             learned: Logits (B, classes) or features (B, width) of the student.
             images: (B, C, H, W), normalised for the student.
+            patches: Patch tokens (B, N, width) of the student, where these are taught.
         """
         options, features = self.options, self.options.kd_distill_type == "feature"
         with torch.no_grad():
@@ -120,8 +132,17 @@ class Distillation(nn.Module):
             side = options.kd_img_size
             if side is not None and images.shape[-2:] != (side, side):
                 images = F.interpolate(images, (side, side), mode="bicubic", antialias=True)
-            taught = self.teacher(images, return_features=features).float()
-        if features:
+            if patches is None:
+                taught, tokens = self.teacher(images, return_features=features).float(), None
+            else:
+                taught, tokens = (part.float() for part in _WithPatchTokens(self.teacher.model)(images))
+        loss = self.weight * self._lesson(learned, taught)
+        return loss if tokens is None else loss + options.kd_patch_loss_weight * F.mse_loss(patches, tokens)
+
+    def _lesson(self, learned: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+        """What the kind of distillation makes of the student's logits or features, and the teacher's."""
+        options = self.options
+        if options.kd_distill_type == "feature":
             return F.mse_loss(learned, taught)
         if options.kd_distill_type == "token" and options.kd_token_distill_type == "hard":
             return F.cross_entropy(learned, taught.argmax(-1))
@@ -135,11 +156,24 @@ class Distillation(nn.Module):
         return temperature**2 * divergence
 
 
+class _WithPatchTokens(nn.Module):
+    """A vision transformer that returns its logits and its last patch tokens `(B, N, C)`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self.model.forward_features(x)
+        return self.model.forward_head(tokens), tokens[:, self.model.num_prefix_tokens :]
+
+
 class TrainingLoss(nn.Module):
     """Loss of a model's output, with auxiliary heads, the model's own losses and a teacher.
 
     In training a model may return (main, aux, …, loss, …): further logits, and scalars that it wants to be small, such
-    as the load-balance loss of a router, weighted already.
+    as the load-balance loss of a router, weighted already. One that depends on the labels, such as that of a policy and
+    its reward, is a function of the main logits and the targets.
 
     Args:
         criterion: Loss of logits (B, classes) and targets.
@@ -159,18 +193,23 @@ class TrainingLoss(nn.Module):
         self, output: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor, images: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss (scalar) and the main logits (B, classes)."""
-        parts = [part.float() for part in (output if isinstance(output, (tuple, list)) else (output,))]
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        parts = [part.float() for part in outputs if isinstance(part, torch.Tensor)]
         logits, *others = (part for part in parts if part.ndim)
+        own = [part for part in parts if not part.ndim]
+        own += [part(logits, target) for part in outputs if not isinstance(part, torch.Tensor)]
         teaching = self.distillation
-        learned = logits
+        learned, patches = logits, None
+        if teaching is not None and teaching.options.kd_patch_loss_weight:
+            patches = others.pop()
         if teaching is not None and teaching.options.kd_distill_type != "logit":
             learned = others.pop()  # features, or the logits of the distillation head
         loss = self.criterion(logits, target)
         for extra in others:
             loss = loss + self.aux_weight * self.criterion(extra, target)
         if teaching is not None:
-            loss = teaching.task_weight * loss + teaching.weight * teaching(learned, images)
-        return sum((part for part in parts if not part.ndim), loss), logits
+            loss = teaching.task_weight * loss + teaching(learned, images, patches)
+        return sum(own, loss), logits
 
 
 def build_distillation(

@@ -111,3 +111,11 @@ def model_arguments(arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name in OWN_OPTIONS:
             raise ValueError(f"must not hold {name}, which has an option of its own: {OWN_OPTIONS[name]}.")
+
+
+def regex(pattern: str) -> None:
+    """Raises ValueError for what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"must be a regular expression, not {pattern!r} ({error}).") from None

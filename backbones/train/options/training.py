@@ -61,6 +61,10 @@ class ModelOptions(Options, heading="model"):
     head_init_bias: float | None = option(None, "starting bias of the classifier")
     drop: float = option(0.0, "dropout of the head", within="[0, 1)")
     drop_path: float | None = option(None, "stochastic depth", within="[0, 1)")
+    freeze: str | None = option(
+        None, "parameters that are not trained: a regular expression that their names match somewhere",
+        rule=names.regex, metavar="REGEX",
+    )  # fmt: skip
     aux_loss_weight: float = option(
         0.4, "weight of the auxiliary head's loss, for models that have one in training", within=NOT_NEGATIVE
     )
@@ -208,6 +212,10 @@ class AveragingOptions(Options, heading="averaging and distillation"):
         None, "weight of the label loss (alone: distillation gets the rest)", within=NOT_NEGATIVE
     )
     distill_loss_weight: float | None = option(None, "weight of the distillation loss", within=NOT_NEGATIVE)
+    kd_patch_loss_weight: float = option(
+        0.0, "weight of the mean square difference from the teacher's patch tokens, of vision transformers",
+        within=NOT_NEGATIVE,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,9 +296,10 @@ class TrainOptions(
                 "kd_model_kwargs",
                 "task_loss_weight",
                 "distill_loss_weight",
+                "kd_patch_loss_weight",
             )
             for name in teaching:
-                if getattr(self, name) not in (None, {}):
+                if getattr(self, name) not in (None, {}, 0.0):
                     yield f"--{name.replace('_', '-')} needs a teacher: give --kd-model-name, or leave it out."
         elif (self.task_loss_weight or 0) > 1 and self.distill_loss_weight is None:
             yield (
@@ -304,6 +313,10 @@ class TrainOptions(
             yield f"--model-dtype {self.model_dtype} is the precision of everything: give --no-amp with it."
         if self.fsdp and self.kd_distill_type == "feature":
             yield "--kd-distill-type feature does not go with --fsdp: drop one of them."
+        if self.kd_patch_loss_weight and self.kd_distill_type != "logit":
+            yield f"--kd-patch-loss-weight goes with --kd-distill-type logit, not {self.kd_distill_type}."
+        if self.kd_patch_loss_weight and self.fsdp:
+            yield "--kd-patch-loss-weight does not go with --fsdp: drop one of them."
         if self.aug_splits == 1 or (self.jsd_loss and not self.aug_splits):
             yield f"--aug-splits {self.aug_splits} are no splits: give 2 or more, or leave it and --jsd-loss out."
         if self.aug_splits and self.mixes:

@@ -6,9 +6,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.task import DistillationTeacher
 
 from backbones.train.evaluation.models import ModelError
-from backbones.train.loop.losses import TrainingLoss, build_criterion, build_distillation
+from backbones.train.loop.losses import Distillation, TrainingLoss, build_criterion, build_distillation
 from backbones.train.options.recipe import parse_command_line, resolve
 
 CONFIG = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -129,9 +130,37 @@ def test_a_distillation_head_is_taught(kind, teacher):
         ("--kd-pretrained-path absent.pth", "--kd-pretrained-path absent.pth does not exist."),
         ("--kd-model-kwargs blok=3", "--kd-model-kwargs: test_resnet takes no blok. Did you mean block"),
         ("--kd-distill-type token", "needs a model with a distillation head"),
+        ("--kd-patch-loss-weight 1", "needs vision transformers of one width; test_resnet has no patch tokens."),
     ],
 )
 def test_bad_teachers_are_one_sentence(text, sentence, teacher):
     with pytest.raises(ModelError) as caught:
         distilled(text, teacher)
     assert sentence in str(caught.value)
+
+
+def test_losses_of_the_labels_that_a_model_has_itself():
+    logits, labels = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    loss = TrainingLoss(build_criterion(options_of("--smoothing 0"), False))
+    value, main = loss((logits, lambda given, target: given.sum() + target.sum()), labels, None)
+    assert torch.equal(main, logits)
+    assert value.item() == pytest.approx((F.cross_entropy(logits, labels) + logits.sum() + 3).item(), rel=1e-5)
+
+
+def test_patch_tokens_are_taught():
+    options = options_of(
+        "--kd-model-name test_vit --kd-patch-loss-weight 3 --task-loss-weight 1 --distill-loss-weight 2"
+    )
+    teacher, student = (timm.create_model("test_vit", num_classes=4, img_size=64).eval() for _ in range(2))
+    teaching = Distillation(DistillationTeacher(teacher), options, CONFIG["mean"], CONFIG["std"])
+    loss = TrainingLoss(torch.nn.CrossEntropyLoss(), distillation=teaching)
+    trained = loss.trainable(student)
+    images, labels = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
+    value, logits = loss(trained(images), labels, images)
+    seen = seen_by(teacher, images)
+    taught, tokens = teacher(seen).log_softmax(-1), teacher.forward_features(seen)[:, 1:]
+    torch.testing.assert_close(logits, student(images))
+    divergence = F.kl_div(logits.log_softmax(-1), taught, reduction="batchmean", log_target=True)
+    patches = F.mse_loss(student.forward_features(images)[:, 1:], tokens)
+    expected = F.cross_entropy(logits, labels) + 2 * divergence + 3 * patches
+    assert value.item() == pytest.approx(expected.item(), rel=1e-4) and patches > 0.01
