@@ -28,6 +28,32 @@ class ClassToken(nn.Module):
         return torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1)
 
 
+def resize_table(
+    table: torch.Tensor,
+    grid_size: tuple[int, int],
+    size: tuple[int, int],
+    num_prefix_tokens: int = 0,
+    interpolation: str = "bicubic",
+) -> torch.Tensor:
+    """Vectors of the positions of one grid for another; those of prefix tokens stay.
+
+    Args:
+        table: `(1, P + rows * columns, C)`.
+        grid_size: Its `(rows, columns)`.
+        size: `(rows, columns)` of the result.
+        num_prefix_tokens: P.
+        interpolation: "bicubic" or "bilinear", with half-pixel centres.
+    """
+    # A graph for many sizes must hold at the table's own size too, so it resizes there as well, to the same table.
+    if not is_symbolic(*size) and tuple(map(static_size, size)) == grid_size:
+        return table
+    prefix, grid = table.split([num_prefix_tokens, table.shape[1] - num_prefix_tokens], dim=1)
+    grid = grid.unflatten(1, grid_size).permute(0, 3, 1, 2)
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    grid = F.interpolate(grid.to(dtype), size=size, mode=interpolation, align_corners=False)
+    return torch.cat([prefix, grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
 @register_notrace_module
 class PositionEmbedding(nn.Module):
     """Add a learned vector for every position of a grid, and for every prefix token.
@@ -77,14 +103,7 @@ class PositionEmbedding(nn.Module):
             grid_size: Its `(rows, columns)`.
             size: `(rows, columns)` of the result.
         """
-        # A graph for many sizes must hold at the table's own size too, so it resizes there as well, to the same table.
-        if not is_symbolic(*size) and tuple(map(static_size, size)) == grid_size:
-            return table
-        prefix, grid = table.split([self.num_prefix_tokens, table.shape[1] - self.num_prefix_tokens], dim=1)
-        grid = grid.unflatten(1, grid_size).permute(0, 3, 1, 2)
-        dtype = torch.promote_types(table.dtype, torch.float32)
-        grid = F.interpolate(grid.to(dtype), size=size, mode=self.interpolation, align_corners=False)
-        return torch.cat([prefix, grid.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+        return resize_table(table, grid_size, size, self.num_prefix_tokens, self.interpolation)
 
     def set_grid_size(self, grid_size: int | tuple[int, int]) -> None:
         """Resize the stored table to another grid."""

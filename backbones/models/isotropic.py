@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 from timm.layers import to_2tuple
 from timm.models import checkpoint
 from torch import nn
 
-from backbones._compat import MATCH_PREV_GROUP, feature_take_indices, update_model_input_size
+from backbones._compat import MATCH_PREV_GROUP, feature_take_indices, is_plain_eager, update_model_input_size
+from backbones.layers.selection import Kept, Selection, whole_tokens
 from backbones.layers.tokens import ClassToken, PositionEmbedding
 from backbones.models.skeleton import BaseModel
+from backbones.ops.plain import is_watched
+
+torch.fx.wrap("whole_tokens")  # timm's marks reach functions that a module's own `forward` calls
 
 
 class IsotropicModel(BaseModel):
@@ -20,6 +25,10 @@ class IsotropicModel(BaseModel):
     A family builds its parts and hands them over. Tokens are `(B, P + H * W, C)`: P prefix tokens (one, where there is
     a class token), then those of the grid `(H, W)`, row by row. Every block is called with tokens and grid, so that a
     mixer may see a map in them. Features are those of single blocks, without prefix tokens unless they are asked for.
+
+    A block that drops tokens, or leaves pairs of them out of attention, has `selects = True`: it is called with what is
+    `Kept` too, and returns tokens and what is kept after it. `selections` shows what such models look at. In inference
+    they compute the kept tokens alone; outputs of the model have all of them.
 
     Images of any size are taken: the stem pads them, and the position embedding is resized to their grid. Constructors
     of all families take what `BaseModel` says; `global_pool` is as in `TokenPool`.
@@ -118,26 +127,59 @@ class IsotropicModel(BaseModel):
             x = self.cls_token(x)
         return x if self.pos_embed is None else self.pos_embed(x, grid), grid
 
-    def forward_block(self, i: int, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Block number `i`, before which the class token may join."""
+    def begin(self) -> Kept:
+        """What is kept before the first block: all tokens."""
+        return Kept(gathers=is_plain_eager() and not is_watched(self))
+
+    def forward_block(self, i: int, x: torch.Tensor, grid: tuple[int, int], kept: Kept) -> tuple[torch.Tensor, Kept]:
+        """Block number `i`, before which the class token may join; its tokens, and what is kept after it."""
         if self.cls_token is not None and i == self.class_token_at > 0:
             x = self.cls_token(x)
-        return checkpoint(self.blocks[i], x, grid) if self.grad_checkpointing else self.blocks[i](x, grid)
+        block = self.blocks[i]
+        selects = getattr(block, "selects", False)
+        args = (x, grid, kept) if selects else (x, grid)
+        out = checkpoint(block, *args) if self.grad_checkpointing else block(*args)
+        return out if selects else (out, kept)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, in_chans, height, width)` image batch to tokens `(B, P + H * W, C)`, normed, unpooled."""
         x, grid = self.embed(x)
+        kept = self.begin()
         for i in range(len(self.blocks)):
-            x = self.forward_block(i, x, grid)
-        return self.norm(x)
+            x, kept = self.forward_block(i, x, grid, kept)
+        return self.norm(self._whole(x, kept))
+
+    def _whole(self, x: torch.Tensor, kept: Kept) -> torch.Tensor:
+        """All tokens of a block's output, where there are blocks that drop some."""
+        selects = any(getattr(block, "selects", False) for block in self.blocks)
+        return whole_tokens(x, kept) if selects else x
+
+    @torch.no_grad()
+    def selections(self, x: torch.Tensor) -> list[Selection]:
+        """Which tokens and pairs of tokens every block computes; all of them where a block does not select.
+
+        Args:
+            x: `(B, in_chans, height, width)`; in evaluation mode what is told is what inference does.
+        """
+        x, grid = self.embed(x)
+        kept, found = Kept(gathers=False), []
+        for i, block in enumerate(self.blocks):
+            before = self.num_prefix_tokens if i >= self.class_token_at else 0
+            if getattr(block, "selects", False):
+                found.append(block.selection(x, grid, kept)._replace(grid=grid))
+            else:
+                ones = torch.ones(x.shape[0], before + grid[0] * grid[1], dtype=torch.bool, device=x.device)
+                found.append(Selection(ones, grid=grid))
+            x, kept = self.forward_block(i, x, grid, kept)
+        return found
 
     def forward_dense(self, x: torch.Tensor, norms: Sequence[nn.Module]) -> list[torch.Tensor]:
         """Maps after the first `len(norms)` blocks, each through its own output norm."""
         x, grid = self.embed(x)
-        outputs = []
+        kept, outputs = self.begin(), []
         for i, norm in enumerate(norms):
-            x = self.forward_block(i, x, grid)
-            outputs.append(norm(self._map(i, x, grid)))
+            x, kept = self.forward_block(i, x, grid, kept)
+            outputs.append(norm(self._map(i, self._whole(x, kept), grid)))
         return outputs
 
     def _map(self, block: int, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
@@ -173,16 +215,17 @@ class IsotropicModel(BaseModel):
             raise ValueError(f'output_fmt must be "NCHW" or "NLC", not {output_fmt!r}')
         take, last = feature_take_indices(len(self.blocks), indices)
         x, grid = self.embed(x)
-        found = {}
+        kept, found = self.begin(), {}
         for i in range(last + 1 if stop_early or intermediates_only else len(self.blocks)):
-            x = self.forward_block(i, x, grid)
+            x, kept = self.forward_block(i, x, grid, kept)
             if i in take:
-                tokens = self.norm(x) if norm else x
+                tokens = self._whole(x, kept)
+                tokens = self.norm(tokens) if norm else tokens
                 prefix = self._prefix_at(i)
                 output = self._map(i, tokens, grid) if output_fmt == "NCHW" else tokens[:, prefix:]
                 found[i] = (output, tokens[:, :prefix]) if return_prefix_tokens else output
         outputs = [found[i] for i in take]
-        return outputs if intermediates_only else (self.norm(x), outputs)
+        return outputs if intermediates_only else (self.norm(self._whole(x, kept)), outputs)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True

@@ -61,6 +61,13 @@ register(nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.LayerNorm, n
 register(nn.GELU, nn.SiLU, nn.ReLU, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Identity, nn.Dropout)
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody watches a module, or one of its submodules, through hooks."""
+    return has_global_hooks() or any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in module.modules()
+    )
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether a module, its submodules aside, is exactly what its class says, and nobody watches it."""
     kind = _KINDS.get(type(module))

@@ -8,6 +8,7 @@ from torch import nn
 
 from backbones.layers.attention.relpos import RelativePositionBias2d
 from backbones.layers.pointwise import Linear
+from backbones.layers.selection import Kept, attention_mask
 from backbones.ops.attention import biased_attention
 
 
@@ -105,3 +106,18 @@ class TokenAttention(GlobalAttention2d):
 
     def forward(self, x: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
         return super().forward(x.unsqueeze(2)).squeeze(2)
+
+
+@register_notrace_module
+class KeptTokenAttention(TokenAttention):
+    """The same, of the tokens that are kept: others are no keys, and their own result is that of zero.
+
+    Maps tokens, grid and what is `Kept` of the tokens to tokens.
+    """
+
+    def forward(self, x: torch.Tensor, grid: tuple[int, int], kept: Kept) -> torch.Tensor:
+        qkv = kept.rows(self.qkv(x))
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = None if kept.keys is None else attention_mask(kept.keys, q.dtype)[:, None, None]
+        out = biased_attention(q, k, v, bias, self.drop.p if self.training else 0.0)
+        return self.drop(self.proj(kept.from_rows(out.transpose(1, 2).flatten(2))))
