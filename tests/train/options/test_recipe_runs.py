@@ -94,6 +94,8 @@ SCHEDULES = {
     "smt:finetune": Schedule(30, 1024, 2e-5, 5, 2e-8, 2e-7, 25, 5),
     "smt:finetune_384": Schedule(30, 512, 2e-5, 5, 2e-8, 2e-7, 25, 5),
     "soft": Schedule(310, 1024, 1e-3, 10, 1e-6, 5e-5, 300),
+    "sparsifiner": Schedule(45, 1344, 8e-5, 3, 0.0, 2e-6, 42, 3),
+    "sparsifiner:predictors": Schedule(5, 1344, 3e-4, 3, 0.0, 2e-4, 2, 3),
     "stvit": Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300),
     "stvit:finetune_384": Schedule(30, 512, 5e-6),
     "swinv2": Schedule(300, 1024, 1e-3, 20, 1e-6, 1e-5, 280, 20),
@@ -162,7 +164,8 @@ def test_epochs_and_rates_of_the_authors(recipe, model):
     scheduler, epochs = build_schedule(optimizer, options, steps=100)
     assert epochs == expected.epochs
     warmup = expected.warmup
-    for epoch in sorted({0, 1, warmup // 2, warmup, warmup + 1, epochs // 3, epochs // 2, epochs - 10, epochs - 1}):
+    some = {0, 1, warmup // 2, warmup, warmup + 1, epochs // 3, epochs // 2, max(epochs - 10, 0), epochs - 1}
+    for epoch in sorted(some):
         scheduler.step(epoch)
         scheduler.step_update(epoch * 100)
         for group in optimizer.param_groups:
@@ -193,7 +196,7 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
     rates = [module.drop_prob for module in network.modules() if isinstance(module, DropPath)]
     assert max(rates, default=0.0) == pytest.approx((options.drop_path or 0.0) * LARGEST_RATE.get(model, 1))
     optimizer = build_optimizer(network, options, 1e-3)
-    names = {id(p): name for name, p in network.named_parameters()}
+    names = {id(p): name for name, p in network.named_parameters() if p.requires_grad}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             name = names.pop(id(parameter))
@@ -340,3 +343,16 @@ def test_teacher_of_emov2_takes_plain_pixels():
     cfg = timm.get_pretrained_cfg(options.kd_model_name)
     assert cfg.has_weights and (cfg.mean, cfg.std) == ((0.0,) * 3, (1.0,) * 3)
     assert (options.task_loss_weight, options.distill_loss_weight, options.kd_temperature) == (1.0, 5.0, 1.0)
+
+
+@pytest.mark.parametrize("model", ["sparsifiner_s", "sparsifiner_lvvit_s"])
+def test_stages_of_sparsifiner_train_the_predictors_and_then_the_others(model):
+    for recipe, of_predictors in (("sparsifiner:predictors", True), ("sparsifiner", False)):
+        options, network, _ = built(recipe, model)
+        trained = {".mask_predictor." in name for name, p in network.named_parameters() if p.requires_grad}
+        frozen = {".mask_predictor." in name for name, p in network.named_parameters() if not p.requires_grad}
+        assert (trained, frozen) == ({of_predictors}, {not of_predictors})
+        assert network.reconstruct == of_predictors and network.recon_weight == 0.01
+        assert (options.kd_model_name is None) == of_predictors
+    assert (options.task_loss_weight, options.distill_loss_weight, options.kd_patch_loss_weight) == (1.0, 0.5, 0.5)
+    assert (options.kd_distill_type, options.kd_temperature) == ("logit", 1.0)
