@@ -18,7 +18,8 @@ class MixerBlock(nn.Module):
 
     Args:
         dim: Channels C.
-        mixer: Module from `(B, H, W, C)` to `(B, H, W, C)`.
+        mixer: Module from `(B, H, W, C)` to `(B, H, W, C)`. One whose attribute `takes_shortcut` is true is called with
+            the block's input beside the normed one.
         mlp_ratio: Hidden width of the MLP, whose activation is GELU, is `int(C * mlp_ratio)`.
         norm_eps: Epsilon of both LayerNorms.
         layer_scale: Initial value of the layer scale; None for none.
@@ -44,6 +45,7 @@ class MixerBlock(nn.Module):
         dd = {"device": device, "dtype": dtype}
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps, **dd)
         self.attn = mixer
+        self.takes_shortcut = getattr(mixer, "takes_shortcut", False)
         self.ls1 = LayerScale(dim, layer_scale, **dd) if layer_scale is not None else nn.Identity()
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps, **dd)
@@ -53,7 +55,9 @@ class MixerBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 2, 3, 1)
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        y = self.norm1(x)
+        y = self.attn(y, x) if self.takes_shortcut else self.attn(y)
+        x = x + self.drop_path1(self.ls1(y))
         x = x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return x.permute(0, 3, 1, 2)
 

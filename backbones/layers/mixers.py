@@ -31,11 +31,14 @@ from backbones.layers.attention.agent import AgentAttention
 from backbones.layers.attention.channel import ChannelAttention
 from backbones.layers.attention.gated_positional import GatedPositionalAttention2d
 from backbones.layers.attention.global_attention import GlobalAttention2d, TokenAttention
+from backbones.layers.attention.inline import InLineAttention, TokenInLineAttention
 from backbones.layers.attention.linear_attention import MagnitudeAwareLinearAttention, RankAugmentedLinearAttention
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
+from backbones.layers.attention.reduction import SpatialReductionAttention
 from backbones.layers.attention.relu_linear import ReLULinearAttention
 from backbones.layers.attention.routing import BiLevelRoutingAttention
 from backbones.layers.attention.softmax_free import SoftmaxFreeAttention
+from backbones.layers.attention.stripe import CrossShapedAttention
 from backbones.layers.attention.super_token import SuperTokenAttention
 from backbones.layers.attention.window import (
     CosineWindowAttention,
@@ -127,12 +130,41 @@ def softmax_free(
     return SoftmaxFreeAttention(dim, num_heads, ratio, kernel_size, inverse, device=device, dtype=dtype)
 
 
+def cross_shaped(
+    dim: int, num_heads: int, stripe_width: int = 7, qkv_bias: bool = True, device=None, dtype=None
+) -> nn.Module:
+    """Vertical and horizontal stripes (CSWin); 0 for the whole map, with the same local position encoding."""
+    if not stripe_width:
+        return GlobalAttention2d(dim, num_heads, qkv_bias, lepe_kernel=3, device=device, dtype=dtype)
+    return CrossShapedAttention(dim, num_heads, stripe_width, qkv_bias, device=device, dtype=dtype)
+
+
+def inline(
+    dim: int,
+    num_heads: int,
+    num_prefix_tokens: int | None = None,
+    feature_map: str = "identity",
+    lepe: bool = False,
+    kernels_from: str = "input",
+    device=None,
+    dtype=None,
+) -> nn.Module:
+    """Linear attention that is normalised by a subtraction, and a local term (InLine)."""
+    dd = {"device": device, "dtype": dtype}
+    if num_prefix_tokens is not None:
+        return TokenInLineAttention(dim, num_heads, feature_map=feature_map, num_prefix_tokens=num_prefix_tokens, **dd)
+    return InLineAttention(dim, num_heads, True, feature_map, lepe, kernels_from, **dd)
+
+
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "softmax": softmax,
     "window": window,
     "shifted_window": shifted_window,
     "cosine_window": cosine_window,
     "grid": GridAttention,
+    "cross_shaped": cross_shaped,
+    "spatial_reduction": SpatialReductionAttention,
+    "inline": inline,
     "neighborhood": NeighborhoodAttention2d,
     "dilated_neighborhood": dilated_neighborhood,
     "bi_level_routing": bi_level_routing,

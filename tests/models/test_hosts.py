@@ -6,13 +6,22 @@ import pytest
 import torch
 
 from backbones.layers.mixers import MIXERS, Mixer
+from backbones.models.cswin import CSwinTransformer
 from backbones.models.deit import DeiT
+from backbones.models.pvt import PyramidVisionTransformer
 from backbones.models.swin import Swin
 from tests.models.zoo import image, stir
 
 TINY = {
     DeiT: {"dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8},
     Swin: {"dim": 8, "depths": (2, 1, 1, 1), "num_heads": (2, 2, 2, 4)},
+    PyramidVisionTransformer: {
+        "dims": (8, 8, 16, 16),
+        "depths": (2, 1, 1, 1),
+        "num_heads": (2,) * 4,
+        "mlp_ratios": (2,) * 4,
+    },
+    CSwinTransformer: {"dim": 8, "depths": (2, 1, 1, 1), "num_heads": (2, 2, 2, 4), "mlp_ratio": 2},
 }
 
 

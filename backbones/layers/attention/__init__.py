@@ -6,17 +6,19 @@ from backbones.layers.attention.gated_positional import GatedPositionalAttention
 from backbones.layers.attention.global_attention import GlobalAttention2d
 from backbones.layers.attention.halo import HaloAttention
 from backbones.layers.attention.hybrid import HybridWindowAttention
+from backbones.layers.attention.inline import InLineAttention
 from backbones.layers.attention.linear_attention import (
     GatedRotaryAttention,
     MagnitudeAwareLinearAttention,
     RankAugmentedLinearAttention,
 )
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
-from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
+from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias, SpatialReductionAttention
 from backbones.layers.attention.relpos import DistanceBias2d, RelativePositionBias2d, resize_bias_table
 from backbones.layers.attention.relu_linear import ReLULinearAttention
 from backbones.layers.attention.routing import BiLevelRoutingAttention
 from backbones.layers.attention.softmax_free import SoftmaxFreeAttention
+from backbones.layers.attention.stripe import CrossShapedAttention
 from backbones.layers.attention.super_token import SuperTokenAttention
 from backbones.layers.attention.window import GridAttention, WindowAttention
 
@@ -24,6 +26,7 @@ __all__ = [
     "AgentAttention",
     "BiLevelRoutingAttention",
     "ChannelAttention",
+    "CrossShapedAttention",
     "DistanceBias2d",
     "GatedPositionalAttention",
     "GatedRotaryAttention",
@@ -31,6 +34,7 @@ __all__ = [
     "GridAttention",
     "HaloAttention",
     "HybridWindowAttention",
+    "InLineAttention",
     "MagnitudeAwareLinearAttention",
     "NeighborhoodAttention2d",
     "OverlappingReductionAttention",
@@ -39,6 +43,7 @@ __all__ = [
     "ReLULinearAttention",
     "RelativePositionBias2d",
     "SoftmaxFreeAttention",
+    "SpatialReductionAttention",
     "SuperTokenAttention",
     "WindowAttention",
     "resize_bias_table",

@@ -11,7 +11,65 @@ from backbones.layers.conv.basic import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.pointwise import Linear
 from backbones.ops.attention import biased_attention
 from backbones.ops.cache import shape_cache
-from backbones.ops.sizes import is_symbolic
+from backbones.ops.sizes import is_symbolic, larger, pad_map
+
+
+@register_notrace_module
+class SpatialReductionAttention(nn.Module):
+    """Attention to a map that a strided convolution reduces (SRA; PVT, arXiv 2102.12122, section 3.3).
+
+    Args:
+        dim: Channels C.
+        num_heads: Heads; must divide C.
+        reduction: Kernel and stride R of the convolution, with LayerNorm, that keys and values are made from; 1 for
+            none.
+        qkv_bias: Bias of the input projections.
+
+    Maps `(B, H, W, C)` to `(B, H, W, C)`. Rows and columns that R leaves over are not attended to; smaller maps are
+    zero-padded to it.
+
+    Raises:
+        ValueError: Heads that do not divide the channels.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, reduction: int = 2, qkv_bias: bool = True, device=None, dtype=None
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} must be a multiple of num_heads {num_heads}")
+        dd = {"device": device, "dtype": dtype}
+        self.num_heads = num_heads
+        self.reduction = reduction
+        self.q = Linear(dim, dim, bias=qkv_bias, **dd)
+        self.sr: nn.Module | None = None
+        if reduction > 1:
+            self.sr = nn.Conv2d(dim, dim, reduction, stride=reduction, **dd)
+            self.norm = nn.LayerNorm(dim, **dd)
+        self.kv = Linear(dim, 2 * dim, bias=qkv_bias, **dd)
+        self.proj = Linear(dim, dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = self.q(x).flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        k, v = (
+            self.kv(self.reduced(x))
+            .flatten(1, 2)
+            .unflatten(-1, (2, self.num_heads, -1))
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
+        out = biased_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.proj(out.unflatten(1, x.shape[1:3]))
+
+    def reduced(self, x: torch.Tensor) -> torch.Tensor:
+        """The map `(B, H / R, W / R, C)` that is attended to."""
+        if self.sr is None:
+            return x
+        x = pad_map(x, *(larger(side, self.reduction) for side in x.shape[1:3]))
+        return self.norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}, reduction={self.reduction}"
 
 
 @register_notrace_module

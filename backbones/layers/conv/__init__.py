@@ -3,7 +3,7 @@
 from backbones.layers.conv.basic import ConvMlp, ConvNorm, DepthwiseMlp, ResidualDepthwiseConv
 from backbones.layers.conv.contmix import ContMix, ContMixBlock, GatedContMix
 from backbones.layers.conv.depthwise import LargeDepthwiseConv2d
-from backbones.layers.conv.dynamic import DynamicDepthwiseConv
+from backbones.layers.conv.dynamic import DynamicDepthwiseConv, PredictedDepthwiseConv
 from backbones.layers.conv.large_kernel import GatedLargeKernelAttention, LargeKernelAttention
 from backbones.layers.conv.mbconv import AvgPool2dSame, Conv2dSame, MBConv
 from backbones.layers.conv.modulation import MultiHeadMixedConv, ScaleAwareModulation
@@ -27,6 +27,7 @@ __all__ = [
     "MBConv",
     "MultiHeadMixedConv",
     "MultiScaleDepthwiseConv",
+    "PredictedDepthwiseConv",
     "ResidualDepthwiseConv",
     "ScaleAwareModulation",
     "merge_state_dict",

@@ -1,4 +1,4 @@
-"""Depthwise convolution whose kernels depend on the image."""
+"""Depthwise convolutions whose kernels depend on the image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from timm.layers import register_notrace_module
 from torch import nn
 
 from backbones.layers.conv.basic import ConvNorm
+from backbones.ops.per_image import depthwise_per_image
 
 
 @register_notrace_module
@@ -59,20 +60,41 @@ class DynamicDepthwiseConv(nn.Module):
         return logits.unflatten(1, (self.num_groups, -1)).softmax(dim=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, dim, height, width = x.shape
-        # One plane after another: the images' channels become the channels of one large depthwise convolution.
         x = x.contiguous()
         weight = (self._mix(F.adaptive_avg_pool2d(x, self.kernel_size)) * self.weight).sum(1)
         mixed = self._mix(x.mean((2, 3), keepdim=True))[..., 0, 0] * self.bias
         bias = mixed.transpose(0, 1).flatten(1).sum(0)  # no view of a sum, which Inductor takes for no bias on CPU
-        y = F.conv2d(
-            x.view(1, batch * dim, height, width),
-            weight.view(batch * dim, 1, self.kernel_size, self.kernel_size),
-            bias,
-            padding=self.kernel_size // 2,
-            groups=batch * dim,
-        )
-        return y.view(batch, dim, height, width)
+        return depthwise_per_image(x, weight, bias)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, kernel_size={self.kernel_size}, num_groups={self.num_groups}"
+
+
+@register_notrace_module
+class PredictedDepthwiseConv(nn.Module):
+    """Depthwise convolution by kernels that two linear layers make of a vector (InLine, arXiv 2412.06590, section 4.2).
+
+    The layers are grouped: a group's kernels depend on its own channels of the vector. The kernels are not normalised.
+
+    Args:
+        dim: Channels C.
+        num_groups: Groups; must divide C.
+        kernel_size: K, odd.
+
+    Maps `(B, C, H, W)` and vectors `(B, C)` to `(B, C, H, W)`.
+    """
+
+    def __init__(self, dim: int, num_groups: int, kernel_size: int = 3, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.kernel_size = kernel_size
+        self.fc1 = nn.Conv1d(dim, dim, 1, groups=num_groups, **dd)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv1d(dim, dim * kernel_size**2, 1, groups=num_groups, **dd)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        kernels = self.fc2(self.act(self.fc1(context[..., None])))
+        return depthwise_per_image(x, kernels.view(x.shape[0], x.shape[1], self.kernel_size, self.kernel_size))
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}"

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias
+from backbones.layers.attention.reduction import OverlappingReductionAttention, PairBias, SpatialReductionAttention
+from tests.models.zoo import stir
 
 
 def _reference(layer: OverlappingReductionAttention, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -36,9 +37,32 @@ def test_layer_and_gradients_match_plain_products(reduction, size):
         torch.testing.assert_close(got, want)
 
 
-def test_heads_must_divide_the_channels():
+@pytest.mark.parametrize("reduction", [1, 2, 4])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_attention_to_patches(reduction, qkv_bias):
+    """Of which the last row and column of a map of 9 x 7 are no part."""
+    torch.manual_seed(0)
+    layer = stir(SpatialReductionAttention(8, 2, reduction, qkv_bias, dtype=torch.float64), std=0.5)
+    x = torch.randn(2, 9, 7, 8, dtype=torch.float64)
+    source = x
+    if reduction > 1:
+        rows, columns = 9 // reduction, 7 // reduction
+        cells = x[:, : rows * reduction, : columns * reduction].unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
+        source = torch.einsum("byrxsc,dcrs->byxd", cells, layer.sr.weight) + layer.sr.bias
+        source = F.layer_norm(source, (8,), layer.norm.weight, layer.norm.bias)
+    q = layer.q(x).flatten(1, 2).unflatten(2, (2, 4)).transpose(1, 2)
+    k, v = (t.flatten(1, 2).unflatten(2, (2, 4)).transpose(1, 2) for t in layer.kv(source).chunk(2, dim=3))
+    expected = layer.proj(((q @ k.mT / 2).softmax(-1) @ v).transpose(1, 2).reshape(x.shape))
+    torch.testing.assert_close(layer(x), expected)
+    if reduction > 1:
+        tiny = F.pad(x[:, :1, :1], (0, 0, 0, reduction - 1, 0, reduction - 1))
+        torch.testing.assert_close(layer(x[:, :1, :1]), layer(tiny)[:, :1, :1])
+
+
+@pytest.mark.parametrize("layer", [OverlappingReductionAttention, SpatialReductionAttention])
+def test_heads_must_divide_the_channels(layer):
     with pytest.raises(ValueError, match="dim 8 must be a multiple of num_heads 3"):
-        OverlappingReductionAttention(8, 3, 1)
+        layer(8, 3, 1)
 
 
 def test_table_is_resized_only_where_the_counts_differ():

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from backbones.layers.conv.dynamic import DynamicDepthwiseConv
+from backbones.layers.conv.dynamic import DynamicDepthwiseConv, PredictedDepthwiseConv
+from tests.models.zoo import stir
 
 
 def _reference(layer: DynamicDepthwiseConv, x: torch.Tensor) -> torch.Tensor:
@@ -57,3 +58,33 @@ def test_images_have_their_own_kernels():
 def test_options_that_do_not_fit_are_named(args, message):
     with pytest.raises(ValueError, match=message):
         DynamicDepthwiseConv(8, **args)
+
+
+@pytest.mark.parametrize("alone", [0, 1 << 30])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_predicted_kernels(alone, kernel, monkeypatch):
+    """One convolution for all images, and one for each."""
+    monkeypatch.setattr("backbones.ops.per_image.ALONE", alone)
+    torch.manual_seed(0)
+    layer = stir(PredictedDepthwiseConv(6, 2, kernel, dtype=torch.float64), std=0.5)
+    x, context = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 6, 7, 5), (2, 6)))
+    images = []
+    for image, vector in zip(x, context):
+        kernels = []
+        for group in range(2):
+            rows = slice(3 * group, 3 * group + 3)
+            hidden = F.gelu(layer.fc1.weight[rows, :, 0] @ vector[rows] + layer.fc1.bias[rows])
+            taps = slice(rows.start * kernel**2, rows.stop * kernel**2)
+            kernels.append(layer.fc2.weight[taps, :, 0] @ hidden + layer.fc2.bias[taps])
+        weight = torch.cat(kernels).view(6, 1, kernel, kernel)
+        images.append(F.conv2d(image[None], weight, padding=kernel // 2, groups=6))
+    weight = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape)
+    inputs = (x, context, *layer.parameters())
+    for channels_last in (False, True):
+        y = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+        results = [
+            [out, *torch.autograd.grad((out * weight).sum(), inputs, retain_graph=True)]
+            for out in (layer(y, context), torch.cat(images))
+        ]
+        for got, want in zip(*results, strict=True):
+            torch.testing.assert_close(got, want)
