@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates, to_2tuple
 from torch import nn
 
 from backbones._compat import update_model_input_size
+from backbones.layers.attention.relpos import resize_bias_table, table_of_swin
 from backbones.layers.attention.window import fitted_window
 from backbones.layers.block import MixerBlock
 from backbones.layers.mixers import Entry, model_mixers, set_map_size
@@ -160,3 +162,42 @@ def windows_of(img_size: int | tuple[int, int], window_size: int, stages: int = 
         found.append(fitted_window(side, window_size))
         side = (side + 1) // 2
     return found
+
+
+# Of `Family.key_map`: the authors' names of the parts of a Swin transformer, and ours.
+SWIN_KEYS = (
+    (r"^patch_embed\.proj\.", "stem.conv1."),
+    (r"^patch_embed\.norm\.", "stem.norm."),
+    (r"^layers\.", "stages."),
+    (r"\.attn\.relative_position_bias_table$", ".attn.rel_pos.relative_position_bias_table"),
+)
+SWIN_BUFFERS = r"relative_position_index$|attn_mask$"  # of `Family.drop_keys`
+
+
+def move_merging(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """For `Family.convert`: the authors' stages end with their patch merging, ours begin with it."""
+    if not any(key.startswith("stages.0.downsample.") for key in state_dict):
+        return state_dict
+    out = {}
+    for key, value in state_dict.items():
+        parts = key.split(".", 3)
+        if parts[0] == "stages" and parts[2] == "downsample":
+            key = f"stages.{int(parts[1]) + 1}.downsample.{parts[3]}"
+        out[key] = value
+    return out
+
+
+def convert_bias_tables(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """For `Family.convert`: bias tables of any window, bicubic; those of the authors are flat, by query minus key."""
+    tables = {name: p.shape[1:] for name, p in model.named_parameters() if name.endswith("_bias_table")}
+    for key in tables.keys() & state_dict.keys():
+        value, (rows, columns) = state_dict[key], tables[key]
+        if value.ndim == 2:
+            value = table_of_swin(value)
+        state_dict[key] = resize_bias_table(value, ((rows + 1) // 2, (columns + 1) // 2), mode="bicubic")
+    return state_dict
+
+
+def convert_swin(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """For `Family.convert`: both."""
+    return convert_bias_tables(move_merging(state_dict, model), model)

@@ -21,6 +21,7 @@ BLOCK = re.compile(r"(stages\.\d+\.(\w+\.)?)?blocks\.\d+\.")
 # the beginning of the models' names.
 NOT_DECAYED = {
     "agent": r"\.relative_position_bias_table$",
+    "inline": r"\.relative_position_bias_table$",
     "maxvit": r"\.relative_position_bias_table$",
     "soft": r"^stages\.3\.cls_token\.token$",
     "swinv2": r"\.logit_scale$|\.rel_pos\.fc[12]\.weight$",

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbones.layers.attention.relpos import resize_bias_table, table_of_swin
 from backbones.models.gcvit.model import GCViT
 from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family, renames
+from backbones.models.swin import convert_bias_tables
 
 _KEYS = (
     (r"^patch_embed\.proj\.", "stem.conv."),
@@ -29,18 +29,11 @@ _KEYS = (
 
 
 def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Linears of squeeze-excite are 1x1 convolutions here; bias tables, by query minus key there, are of any window."""
-    tables = {name: p.shape[1:] for name, p in model.named_parameters() if name.endswith("_bias_table")}
+    """Linears of squeeze-excite are 1x1 convolutions here; bias tables are of any window."""
     for key, value in state_dict.items():
         if ".se.fc" in key and value.ndim == 2:
-            value = value[:, :, None, None]
-        elif key in tables:
-            if value.ndim == 2:
-                value = table_of_swin(value)
-            rows, columns = tables[key]
-            value = resize_bias_table(value, ((rows + 1) // 2, (columns + 1) // 2), mode="bicubic")
-        state_dict[key] = value
-    return state_dict
+            state_dict[key] = value[:, :, None, None]
+    return convert_bias_tables(state_dict, model)
 
 
 _HUB = "https://huggingface.co/nvidia/GCViT/resolve/main"

@@ -7,10 +7,8 @@ right ones. SimMIM's huge and giant models have no published configuration: thei
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
 from backbones.models.registry import Family, Variant, Weights, register_family
+from backbones.models.swin import SWIN_KEYS, move_merging
 from backbones.models.swinv2.model import SwinV2
 
 _URL = "https://github.com/SwinTransformer/storage/releases/download/v2.0.0"
@@ -18,26 +16,11 @@ _SIMMIM = "https://huggingface.co/zdaxie/SimMIM/resolve/main"
 
 _KEYS = (
     (r"^encoder\.", ""),  # of SimMIM
-    (r"^patch_embed\.proj\.", "stem.conv1."),
-    (r"^patch_embed\.norm\.", "stem.norm."),
-    (r"^layers\.", "stages."),
+    *SWIN_KEYS,
     (r"\.attn\.(?:cpb|rpe)_mlp\.0\.", ".attn.rel_pos.fc1."),
     (r"\.attn\.(?:cpb|rpe)_mlp\.2\.", ".attn.rel_pos.fc2."),
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
-
-
-def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """The authors' stages end with their patch merging, ours begin with it."""
-    if not any(key.startswith("stages.0.downsample.") for key in state_dict):
-        return state_dict
-    out = {}
-    for key, value in state_dict.items():
-        parts = key.split(".", 3)
-        if parts[0] == "stages" and parts[2] == "downsample":
-            key = f"stages.{int(parts[1]) + 1}.downsample.{parts[3]}"
-        out[key] = value
-    return out
 
 
 def _crop(side: int) -> dict:
@@ -119,7 +102,7 @@ register_family(
         license="mit",
         key_map=_KEYS,
         drop_keys=r"relative_(coords_table|position_index)$|attn_mask$|^(encoder\.)?mask_token$|^decoder\.",
-        convert=_convert,
+        convert=move_merging,
         sized=True,
         tiny={"dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": 4, "img_size": 64},
         variants={

@@ -78,6 +78,8 @@ SCHEDULES = {
     "l2vit:in22k": Schedule(90, 1024, 1e-3, 5, 1e-6, 1e-5, 85, 5),
     "l2vit:finetune": Schedule(30, 1024, 4e-5, 5, 4e-8, 4e-7, 25, 5),
     "l2vit:finetune_384": Schedule(30, 1024, 4e-5, 5, 4e-8, 4e-7, 25, 5),
+    "inline": Schedule(300, 1024, 1e-3, 20, 1e-6, 1e-5, 300),
+    "inline:finetune_384": Schedule(30, 256, 1e-5, 5, 1e-8, 1e-7, 30),
     "maxvit": Schedule(300, 4096, 3e-3, 32, 0.0, 1e-5, 268, 32),
     "maxvit:finetune_384": Schedule(30, 512, 5e-5),
     "maxvit:finetune_512": Schedule(30, 512, 5e-5),
@@ -110,11 +112,32 @@ SCHEDULES = {
 _LONG_WARMUP = _NAT._replace(warmup=50)
 _SOFT_RATES = {"m": 3.5e-4, "l": 3.3e-4, "h": 2.7e-4, "norm_m": 4e-4, "norm_l": 3.3e-4, "norm_h": 2.7e-4}
 _HALF_BATCH = SCHEDULES["patnet"]._replace(batch=2048, peak=2e-3)
+
+
+def _scaled(epochs: int, batch: int, warmup: int, start: float, floor: float) -> Schedule:
+    """300 epochs of a cosine, all rates in proportion to the batch; `start` and `floor` are those of 512 images."""
+    factor = batch / 512
+    return Schedule(epochs, batch, 5e-4 * factor, warmup, start * factor, floor * factor, 300)
+
+
+_INLINE_CSWIN = _scaled(310, 1024, 20, 1e-6, 1e-5)
+_INLINE_PVT = _scaled(310, 1024, 5, 1e-6, 1e-5)
+_INLINE = {
+    "inline_deit_t": _scaled(300, 4096, 20, 5e-7, 5e-6),
+    "inline_deit_b": _scaled(300, 512, 20, 5e-7, 5e-6),
+    "inline_swin_b": _scaled(300, 512, 20, 5e-7, 5e-6),
+    **dict.fromkeys(("inline_pvt_t", "inline_pvt_s", "inline_pvt_m"), _INLINE_PVT),
+    "inline_pvt_l": _scaled(310, 512, 5, 1e-6, 1e-5),
+    **dict.fromkeys(("inline_cswin_t", "inline_cswin_s"), _INLINE_CSWIN),
+    "inline_cswin_b": _scaled(310, 512, 20, 1e-6, 1e-5),
+}
 EXCEPTIONS = {
     ("agent", "agent_deit_t"): Schedule(300, 4096, 4e-3, 20, 4e-6, 4e-5, 300),
     ("agent", "agent_swin_b"): Schedule(300, 512, 5e-4, 20, 5e-7, 5e-6, 300),
     **{("dinat", name): _LONG_WARMUP for name in ("nat_isotropic_b", "dinat_isotropic_b", "vitrpb_b")},
     **{("gcvit", f"gcvit_{size}"): SCHEDULES["gcvit"]._replace(batch=1024) for size in ("s", "s2", "b", "l")},
+    **{("inline", name): schedule for name, schedule in _INLINE.items()},
+    ("inline:finetune_384", "inline_cswin_b.in1k_384"): Schedule(30, 256, 2.5e-6, floor=2.5e-7, length=20),
     **{("patnet", name): _HALF_BATCH for name in ("patnet_m", "patnet_l")},
     **{
         ("soft", f"soft_{size}"): SCHEDULES["soft"]._replace(batch=256, peak=rate / 4)
@@ -182,6 +205,8 @@ def size_of(recipe: str, model: str) -> int:
     if recipe.startswith("halonet"):  # the paper's table
         sides = {"halonet_h3": 320, "halonet_h4": 384, "halonet_h5": 448, "halonet_h6": 512, "halonet_h7": 600}
         return sides.get(model, 256)
+    if recipe == "inline" and model in ("inline_deit_s", "inline_deit_b"):
+        return 288 if model == "inline_deit_s" else 448
     return 256 if model == "shvit_s4" else 224
 
 
@@ -201,7 +226,7 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         for parameter in group["params"]:
             name = names.pop(id(parameter))
             spared = parameter.ndim <= 1 or name.endswith(".bias")
-            if recipe.startswith(("maxvit", "agent")):
+            if recipe.startswith(("maxvit", "agent", "inline")):
                 spared |= name.endswith("relative_position_bias_table")
             if recipe.startswith("swinv2"):
                 spared |= name.endswith(".logit_scale") or ".rel_pos." in name
@@ -234,6 +259,9 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         ("dhvt", "dhvt_t", r"\.attn\.pos_embed$"),
         ("dhvt", "dhvt_t", r"_affine\.(alpha|beta)$"),
         ("gcvit", "gcvit_xxt", r"\.relative_position_bias_table$"),
+        ("inline", "inline_pvt_t", r"\.pos_embed\.table$"),
+        ("inline", "inline_cswin_t", r"\.local\.fc[12]\.weight$"),
+        ("inline", "inline_swin_t", None),
         ("stvit", "stvit_b", r"\.ls[12]\.gamma$"),
         ("ravlt", "ravlt_t", r"\.ls[12]\.gamma$"),
         ("mavit", "mavit_l", r"\.ls[12]\.gamma$"),
