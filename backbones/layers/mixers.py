@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ from backbones.layers.attention.agent import AgentAttention
 from backbones.layers.attention.channel import ChannelAttention
 from backbones.layers.attention.gated_positional import GatedPositionalAttention2d
 from backbones.layers.attention.global_attention import GlobalAttention2d, TokenAttention
+from backbones.layers.attention.halo import HaloAttention
 from backbones.layers.attention.inline import InLineAttention, TokenInLineAttention
 from backbones.layers.attention.linear_attention import MagnitudeAwareLinearAttention, RankAugmentedLinearAttention
 from backbones.layers.attention.neighborhood import NeighborhoodAttention2d
@@ -47,6 +49,8 @@ from backbones.layers.attention.window import (
     ShiftedWindowAttention,
     fitted_window,
 )
+from backbones.layers.pointwise import Linear
+from backbones.layers.spectral import SpectralGating
 
 MapSize = tuple[int, int]
 
@@ -156,6 +160,18 @@ def inline(
     return InLineAttention(dim, num_heads, True, feature_map, lepe, kernels_from, **dd)
 
 
+def halo(dim: int, num_heads: int, block_size: int = 8, halo_size: int = 3, device=None, dtype=None) -> nn.Module:
+    """Blocks of queries with a halo of keys around them (HaloNet), and the output projection of transformers."""
+    dd = {"device": device, "dtype": dtype}
+    attention = HaloAttention(dim, dim, num_heads, dim // num_heads, block_size, halo_size, qkv_bias=True, **dd)
+    return nn.Sequential(OrderedDict(attn=attention, proj=Linear(dim, dim, **dd)))
+
+
+def spectral(dim: int, num_heads: int, map_size: MapSize, device=None, dtype=None) -> nn.Module:
+    """A learned filter in the Fourier domain (SpectFormer), which has no heads."""
+    return SpectralGating(dim, map_size, device=device, dtype=dtype)
+
+
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "softmax": softmax,
     "window": window,
@@ -176,6 +192,8 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "agent": AgentAttention,
     "rala": RankAugmentedLinearAttention,
     "mala": MagnitudeAwareLinearAttention,
+    "halo": halo,
+    "spectral": spectral,
 }
 
 # One mixer: a name of `MIXERS`, a factory, or a mapping of options with the "name" of either.

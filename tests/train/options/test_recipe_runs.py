@@ -98,6 +98,9 @@ SCHEDULES = {
     "soft": Schedule(310, 1024, 1e-3, 10, 1e-6, 5e-5, 300),
     "sparsifiner": Schedule(45, 1344, 8e-5, 3, 0.0, 2e-6, 42, 3),
     "sparsifiner:predictors": Schedule(5, 1344, 3e-4, 3, 0.0, 2e-4, 2, 3),
+    "spectformer": Schedule(320, 1024, 1e-3, 5, 1e-6, 1e-5, 310),
+    "spectformer:vanilla": Schedule(320, 1024, 1e-3, 5, 1e-6, 1e-5, 320),
+    "spectformer:finetune_384": Schedule(30, 512, 5e-6),
     "stvit": Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300),
     "stvit:finetune_384": Schedule(30, 512, 5e-6),
     "swinv2": Schedule(300, 1024, 1e-3, 20, 1e-6, 1e-5, 280, 20),
@@ -262,6 +265,8 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         ("inline", "inline_pvt_t", r"\.pos_embed\.table$"),
         ("inline", "inline_cswin_t", r"\.local\.fc[12]\.weight$"),
         ("inline", "inline_swin_t", None),
+        ("spectformer", "spectformer_h_s", r"\.complex_weight$"),
+        ("spectformer:vanilla", "spectformer_t", r"\.complex_weight$"),
         ("stvit", "stvit_b", r"\.ls[12]\.gamma$"),
         ("ravlt", "ravlt_t", r"\.ls[12]\.gamma$"),
         ("mavit", "mavit_l", r"\.ls[12]\.gamma$"),
@@ -364,6 +369,14 @@ def test_randaugment_of_halonet_exceeds_ten(size, magnitude):
     transform = create_transform(224, is_training=True, auto_augment=options_of("halonet", f"halonet_{size}").aa)
     (augment,) = [step for step in transform.transforms if type(step).__name__ == "RandAugment"]
     assert {min(op.magnitude, op.magnitude_max or 10) for op in augment.ops} == {magnitude}
+
+
+@pytest.mark.parametrize("recipe, sizes", [("spectformer:vanilla", (14, 8)), ("spectformer:finetune_384", (24, 13))])
+def test_filters_of_spectformer(recipe, sizes):
+    """As for 384 pixels the authors resize them, and the position embedding."""
+    _, network, _ = built(recipe, "spectformer_xs")
+    filters = [p.shape[:2] for name, p in network.named_parameters() if name.endswith("complex_weight")]
+    assert filters == [sizes] * 4 and network.pos_embed.table.shape[1] == sizes[0] ** 2
 
 
 def test_teacher_of_emov2_takes_plain_pixels():
