@@ -31,7 +31,8 @@ EMOV2 = {"model.backbone.layer_scale": 0.1}
 TINY_GCVIT = {"model.backbone.depths": (2, 2, 2, 2), "model.backbone.window_size": 8}
 # Few blocks; and STViT's layer scales are as small.
 SGFORMER = {"model.backbone.depths": (2, 2, 2, 1)}
-STVIT = {"model.backbone.depths": (1, 1, 1, 1), "model.backbone.layer_scales": (None, None, 0.1, 0.1)}
+SHALLOW = {"model.backbone.depths": (1, 1, 1, 1)}
+STVIT = {**SHALLOW, "model.backbone.layer_scales": (None, None, 0.1, 0.1)}
 VSA = {"model.backbone.depths": (1, 1, 1, 1)}
 # One model of every family and method of each task, the smallest; Mask2Former at a tenth of its depth and width.
 STEPS = {
@@ -90,6 +91,10 @@ STEPS = {
     "segmentation/sgformer/upernet_sgformer-m_8xb2-160k_ade20k-512x512": SGFORMER,
     "detection/stvit/cascade-mask-rcnn_stvit-b_fpn_ms-crop-3x_coco": STVIT,
     "segmentation/stvit/upernet_stvit-b_8xb2-160k_ade20k-512x512": STVIT,
+    "detection/ravlt/mask-rcnn_ravlt-t_fpn_amp-1x_coco": SHALLOW,
+    "segmentation/ravlt/semantic-fpn_ravlt-t_8xb2-80k_ade20k-512x512": SHALLOW,
+    "detection/mavit/retinanet_mavit-t_fpn_amp-1x_coco": SHALLOW,
+    "segmentation/mavit/upernet_mavit-t_8xb2-amp-160k_ade20k-512x512": SHALLOW,
     "detection/davit/mask-rcnn_davit-t_fpn_ms-crop-1x_coco": {},
     "detection/davit/retinanet_davit-t_fpn_ms-crop-1x_coco": {},
     "segmentation/davit/upernet_davit-t_8xb2-160k_ade20k-512x512": {},
@@ -120,6 +125,8 @@ DECAY_RULES = {
         "detection/vsa/mask-rcnn_vsa-vitaev2-s_fpn_ms-crop-1x_coco",
         "norm|relative_position_bias_table",
     ),
+    "ravlt/RAVLT_T-dense": ("detection/ravlt/mask-rcnn_ravlt-t_fpn_amp-1x_coco", "norm"),
+    "mavit/MALA_T-dense": ("segmentation/mavit/upernet_mavit-t_8xb2-amp-160k_ade20k-512x512", "norm"),
     "van/van_b0-dense": ("segmentation/van/upernet_van-b0_8xb2-160k_ade20k-512x512", "norm"),
 }
 
@@ -144,6 +151,8 @@ def test_every_published_combination_is_there():
         "davit",
         "sgformer",
         "stvit",
+        "ravlt",
+        "mavit",
     )
     both = {f"{task}/{f}" for task in COLUMNS for f in named}
     assert families == {*both, "detection/patnet", "detection/shvit", "detection/gcvit", "detection/vsa"}
