@@ -187,9 +187,13 @@ def ceil_share(rate: float, count: int) -> int:
 def best(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Bool of the shape of `scores`, True for the `count` largest along the last dimension."""
     # Of bools, torch.jit.trace has no scatter.
-    return torch.zeros_like(scores, dtype=torch.uint8).scatter(-1, scores.topk(count, dim=-1).indices, 1).bool()
+    return (
+        torch.zeros_like(scores, dtype=torch.uint8)
+        .scatter(-1, scores.topk(count, dim=-1, sorted=False).indices, 1)
+        .bool()
+    )
 
 
 def attention_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`allowed`, bool, as what is added to attention's logits: 0, or -inf."""
-    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, -math.inf)
+    return torch.where(allowed, 0.0, -math.inf).to(dtype)
