@@ -2,6 +2,8 @@
 
 - Every query attends to the quarter of the keys that a low-rank estimate of the attention finds largest.
 - Optionally, patches are dropped for good by the class token's attention. In inference the others are computed alone.
+- What it saves of attention is operations, not time: on CPU, choosing the largest entries of a row takes longer than
+  computing the row. Dropped patches save time.
 
 Differences from the paper: outside of the reconstruction of attention, the predictors, which the authors freeze then,
 learn what the kept pairs do; freeze them for the authors' training. The logits of LV-ViT have the auxiliary head's
