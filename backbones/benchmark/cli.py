@@ -1,4 +1,4 @@
-"""Command line of `tools/benchmark.py`: models and operators, timed in turns within one run."""
+"""Command line of `tools/benchmark.py`: models, operators and token mixers, timed in turns within one run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import torch
 from rich.table import Table
 from timm.utils import ParseKwargs
 
-from backbones.benchmark import ops
+from backbones.benchmark import mixers, ops
 from backbones.benchmark.measure import Machine, Timing, interleave, machine_peak, peak_memory, ratio
 from backbones.benchmark.models import PRECISIONS, TASKS, ModelSubject, Setting
 from backbones.benchmark.plots import plot_pareto, plot_resolution
+from backbones.layers.mixers import MIXERS
 from backbones.models import family_of
 from backbones.utils.files import write_csv, write_json, write_text
 from backbones.utils.terminal import console, counting_bar, fail, say, warn
@@ -29,7 +30,7 @@ class BenchmarkError(ValueError):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options of both commands."""
+    """The options of all commands."""
     parser = argparse.ArgumentParser(prog="benchmark", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     models = commands.add_parser("models", help="models of the zoo or of timm")
@@ -52,7 +53,15 @@ def build_parser() -> argparse.ArgumentParser:
     operators.add_argument("groups", nargs="*", default=ops.DEFAULT_GROUPS, metavar="GROUP", help=", ".join(ops.GROUPS))
     operators.add_argument("--batch", type=int, default=1, metavar="N", help="images at once (default: 1)")
     operators.add_argument("--precision", choices=PRECISIONS[:3], default="float32")
-    for command in (models, operators):
+    blocks = commands.add_parser("mixers", help="token mixers of equal width, on maps of stride 8")
+    blocks.add_argument("names", nargs="*", default=mixers.DEFAULT, metavar="MIXER", help=", ".join(MIXERS))
+    sizes = ["224", "320", "448", "640", "832", "1024"]
+    blocks.add_argument("--sizes", nargs="+", default=sizes, metavar="S", help=f"pixels (default: {' '.join(sizes)})")
+    blocks.add_argument("--dim", type=int, default=128, metavar="C", help="channels, heads of 32 (default: 128)")
+    blocks.add_argument("--batch", type=int, default=1, metavar="N", help="images at once (default: 1)")
+    blocks.add_argument("--precision", choices=PRECISIONS[:3], default="float32")
+    blocks.add_argument("--plot", metavar="FILE.png", help="throughput of forward passes against resolution")
+    for command in (models, operators, blocks):
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         command.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's)")
         command.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each (default: 7)")
@@ -180,6 +189,41 @@ def run_ops(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
     return rows
 
 
+def run_mixers(args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    """Times token mixers on maps of stride 8, forward, and forward and backward; those of one size take turns."""
+    mixers.check_names(args.names)
+    if args.dim < 32 or args.dim % 32:
+        raise BenchmarkError(f"--dim must be a multiple of 32, not {args.dim}.")
+    dtype = getattr(torch, args.precision)
+    grid = [(which, _size(size)) for which in mixers.PASSES for size in args.sizes]
+    rows: list[dict[str, Any]] = []
+    with counting_bar() as bar:
+        task = bar.add_task("timing", total=len(grid) * len(args.names) * args.rounds)
+        for which, (height, width) in grid:
+            map_size, backward = (-(-height // 8), -(-width // 8)), which != "forward"
+            subjects = [
+                mixers.MixerSubject(name, map_size, args.dim, args.dim // 32, args.batch, backward, device, dtype)
+                for name in args.names
+            ]
+            timings = interleave(
+                subjects, device, args.rounds, args.seconds, args.warmup, done=lambda: bar.advance(task)
+            )
+            for name, subject, timing in zip(args.names, subjects, timings):
+                memory = "" if args.no_memory else round(peak_memory(subject, device) / 1e6, 1)
+                rows.append(
+                    {
+                        "model": name,
+                        "pass": which,
+                        "size": f"{height}x{width}",
+                        "ms": round(1000 * timing.seconds, 3),
+                        "img_per_s": round(args.batch / timing.seconds, 3),
+                        "peak_mb": memory,
+                    }
+                )
+            del subjects, subject
+    return rows
+
+
 Cells = list[list[str]]
 
 
@@ -280,6 +324,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "models":
             rows, tables = run_models(args, device)
             _plots(args, rows)
+        elif args.command == "mixers":
+            rows = run_mixers(args, device)
+            tables = [mixers.table(rows, which) for which in mixers.PASSES]
+            for title, cells in tables:
+                show(title, cells)
+            if args.plot:
+                title = (
+                    f"token mixers, {args.dim} channels, stride 8, batch {args.batch}, {args.precision}, {args.device}"
+                )
+                forward = [row for row in rows if row["pass"] == "forward"]
+                say(f"wrote {plot_resolution(forward, args.plot, title)}")
         else:
             rows = run_ops(args, device)
             tables = [op_table(rows)]

@@ -52,7 +52,21 @@ def test_operators(monkeypatch, capsys, tmp_path):
     assert all(float(row["ratio"]) > 0 for row in rows)
 
 
+def test_mixers(capsys, tmp_path):
+    names = ["softmax", "shifted_window", "rala"]
+    files = [str(tmp_path / "r.csv"), str(tmp_path / "p.png")]
+    args = ["mixers", *names, "--sizes", "64", "96", "--dim", "32", "--csv", files[0], "--plot", files[1]]
+    assert cli.main([*args, *QUICK]) == 0
+    assert "96: ms (MB)" in (out := capsys.readouterr().out) and out.count("fastest") == 2
+    with open(files[0], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 3 and {row["model"] for row in rows} == set(names)
+    assert all(float(row["ms"]) > 0 and float(row["peak_mb"]) >= 0 for row in rows)
+
+
 BAD = {
+    "mixer": (["mixers", "softmacks"], "there is no mixer 'softmacks': did you mean 'softmax'?"),
+    "width": (["mixers", "--dim", "48"], "--dim must be a multiple of 32, not 48"),
     "model": (["models", "nat_q"], "did you mean nat_"),
     "pattern": (["models", "nothing_*"], "No model matches 'nothing_*'"),
     "size": (["models", "nat_m", "--sizes", "8"], "from 32 up, such as 224 or 800x1216, not '8'"),
