@@ -19,6 +19,7 @@ TWINS.add(frozenset(("nat_isotropic_s", "dinat_isotropic_s")))
 TWINS.add(frozenset(("swinv2_t_window8", "swinv2_t_window16")))
 TWINS.add(frozenset(("swinv2_b_window8", "swinv2_b_window12", "swinv2_b_window16")))
 TWINS |= {frozenset((f"soft_{size}", f"soft_norm_{size}")) for size in "tsmlh"}
+TWINS |= {frozenset((f"ravlt_{size}", f"mavit_{size}")) for size in "tsbl"}  # without their heads
 
 
 def layout(path: str) -> dict[str, torch.Tensor]:
