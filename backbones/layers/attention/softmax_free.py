@@ -174,7 +174,8 @@ def plain_inverse(m: torch.Tensor) -> torch.Tensor:
     """`M^-1` of a kernel M among landmarks, `(B, heads, L, L)`.
 
     The steps start from a multiple of M that all heads of an image share. In the authors' code all images of the batch
-    share it, which makes a difference only where 20 steps do not reach the inverse.
+    share it, which makes a difference only where 20 steps do not reach the inverse. They do not where the kernel of all
+    heads is about the identity, of a single landmark say: there they reach zero, in the authors' code too.
     """
     return newton_inverse(m, _shared_start(m.detach()))
 
