@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -78,8 +79,10 @@ def test_mask2former_decays_all_but_norms_and_embeddings(name):
     assert {key: pytest.approx(value) for key, value in groups.items()} == expected
 
 
-@pytest.mark.parametrize("name", [name for name in STEPS if "/davit/" in name or "cascade-mask-rcnn_maxvit" in name])
-def test_davit_and_the_cascade_rcnn_of_maxvit_decay_everything(name):
+@pytest.mark.parametrize(
+    "name", [name for name in STEPS if re.search("/davit/|/l2vit/|cascade-mask-rcnn_maxvit", name)]
+)
+def test_configs_that_decay_everything(name):
     groups, _ = _groups(name)
     assert set(groups.values()) == {(1.0, 1.0)}
 

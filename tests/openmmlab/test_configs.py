@@ -34,6 +34,7 @@ SGFORMER = {"model.backbone.depths": (2, 2, 2, 1)}
 SHALLOW = {"model.backbone.depths": (1, 1, 1, 1)}
 STVIT = {**SHALLOW, "model.backbone.layer_scales": (None, None, 0.1, 0.1)}
 VSA = {"model.backbone.depths": (1, 1, 1, 1)}
+L2VIT = {"model.backbone.depths": (2, 2, 2, 2)}
 # One model of every family and method of each task, the smallest; Mask2Former at a tenth of its depth and width.
 STEPS = {
     "detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-640x640": {},
@@ -95,6 +96,12 @@ STEPS = {
     "segmentation/ravlt/semantic-fpn_ravlt-t_8xb2-80k_ade20k-512x512": SHALLOW,
     "detection/mavit/retinanet_mavit-t_fpn_amp-1x_coco": SHALLOW,
     "segmentation/mavit/upernet_mavit-t_8xb2-amp-160k_ade20k-512x512": SHALLOW,
+    "detection/soft/mask-rcnn_soft-norm-t_fpn_1x_coco": {},
+    "detection/soft/retinanet_soft-norm-t_fpn_1x_coco": {},
+    "segmentation/soft/upernet_soft-norm-s_8xb2-160k_ade20k-512x512": {"model.backbone.depths": (1, 1, 1, 1)},
+    "detection/l2vit/mask-rcnn_l2vit-t_fpn_ms-crop-1x_coco": L2VIT,
+    "detection/l2vit/retinanet_l2vit-t_fpn_ms-crop-1x_coco": L2VIT,
+    "segmentation/l2vit/upernet_l2vit-t_8xb2-160k_ade20k-512x512": L2VIT,
     "detection/davit/mask-rcnn_davit-t_fpn_ms-crop-1x_coco": {},
     "detection/davit/retinanet_davit-t_fpn_ms-crop-1x_coco": {},
     "segmentation/davit/upernet_davit-t_8xb2-160k_ade20k-512x512": {},
@@ -149,7 +156,9 @@ def test_every_published_combination_is_there():
         "van",
         "emov2",
         "davit",
+        "l2vit",
         "sgformer",
+        "soft",
         "stvit",
         "ravlt",
         "mavit",

@@ -1,0 +1,3 @@
+_base_ = "retinanet_l2vit-t_fpn_ms-crop-3x_coco.py"
+
+model = dict(backbone=dict(model="l2vit_s"))
