@@ -169,6 +169,14 @@ def test_davit_and_gcvit_train_as_published(name):
         assert rate == pytest.approx(stepped * min(0.001 + 0.999 * t / (warmup - 1), 1.0), rel=1e-4), t
 
 
+@pytest.mark.parametrize("name", [name for name in PATHS if "/l2vit/" in name])
+def test_stochastic_depth_of_l2vit(name):
+    backbone = build_model(load_config(name), "meta").backbone
+    base = 0.2 if "l2vit-b" in name else 0.1
+    expected = 0.3 if "upernet" in name else base + (0.1 if "-3x_" in name else 0.0)
+    assert max(m.drop_prob for m in backbone.modules() if isinstance(m, DropPath)) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("name", [name for name in PATHS if "ssdlite" in name])
 def test_ssdlite_sees_its_data_600_times(name):
     cfg = load_config(name)

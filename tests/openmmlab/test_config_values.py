@@ -217,7 +217,7 @@ def test_batch_norm_is_synchronised_where_the_authors_do(name):
     model = _as_in_a_distributed_run(cfg, build_model(cfg, "meta"))
     if family in WITHOUT_BATCH_NORM:
         expected = set()
-    elif family in ("overlock", "transxnet", "van", "maxvit", "stvit", "ravlt", "mavit") or (
+    elif family in ("overlock", "transxnet", "van", "maxvit", "soft", "stvit", "ravlt", "mavit") or (
         family == "biformer" and task == "segmentation"
     ):
         expected = {"synchronised"}

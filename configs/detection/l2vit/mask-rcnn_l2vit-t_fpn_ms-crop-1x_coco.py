@@ -11,3 +11,4 @@ model = dict(
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
 optim_wrapper = dict(paramwise_cfg=dict(_delete_=True))
+sync_bn = None  # no BatchNorm is synchronised

@@ -12,3 +12,6 @@ model = dict(
     auxiliary_head=dict(in_channels=384),
 )
 optim_wrapper = dict(paramwise_cfg=dict(_delete_=True))
+# the backbone's BatchNorms are not synchronised
+sync_bn = None
+custom_hooks = [dict(type="backbones.SyncBatchNormHook", parts=["decode_head", "auxiliary_head"])]
