@@ -46,7 +46,9 @@ def test_values_are_dropped_before_the_last_stage_and_branches_in_it():
     model = tiny("soft_t", drop_path_rate=0.4)
     values = [m.p for stage in model.stages[:3] for m in stage.modules() if isinstance(m, nn.Dropout)]
     branches = [m.drop_prob for m in model.stages[3].modules() if isinstance(m, DropPath)]
-    assert values == pytest.approx([0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]) and branches == pytest.approx([0.4, 0.4])
+    assert values == pytest.approx([0.0, 0.0, 0.4 / 3, 0.4 / 3, 0.8 / 3, 0.8 / 3]) and branches == pytest.approx(
+        [0.4, 0.4]
+    )
 
 
 def test_linears_of_soft_plus_plus_start_as_those_of_torch():

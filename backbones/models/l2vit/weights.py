@@ -36,7 +36,7 @@ register_family(
         license="mit",
         key_map=_KEYS,
         dense=DenseForm(keys=r"^norm(\d)\."),
-        tiny={"dims": (16, 32, 32, 64), "depths": (2, 1, 2, 1), "num_heads": (1, 2, 2, 4), "mlp_ratio": 2.0},
+        tiny={"dims": (16, 32, 32, 64), "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4), "mlp_ratio": 2.0},
         variants={
             "l2vit_t": Variant({}, {"in1k": _file("Tiny-checkpoint-best-ema", top1=83.1)}),
             "l2vit_s": Variant({"depths": (2, 2, 18, 2)}, {"in1k": _file("Small-checkpoint-best-ema", top1=84.1)}),

@@ -105,7 +105,7 @@ _COMMON = {
     "convert": _convert,
     "tiny": {
         "dims": (16, 32, 32, 64),
-        "depths": (1, 1, 2, 1),
+        "depths": (1, 1, 1, 1),
         "num_heads": (1, 2, 2, 4),
         "mlp_ratio": 2.0,
         "img_size": 64,
