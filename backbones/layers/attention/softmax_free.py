@@ -144,30 +144,30 @@ def gaussian(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a @ b.mT - a_norms[..., :, None] - b_norms[..., None, :]).exp()
 
 
-def newton_inverse(m: torch.Tensor, start: torch.Tensor, steps: int = 20) -> torch.Tensor:
+def newton_inverse(m: torch.Tensor, start: torch.Tensor, ridge: float = 0.0, steps: int = 20) -> torch.Tensor:
     """`steps` times `z = 2 z - z m z`, from `z = start * m`: towards the inverse of m (Newton-Schulz).
 
+    The gradient with regard to m is that of an inverse, as in the authors' code of SOFT. In that of SOFT++ it goes
+    through the steps, which keeps them all in memory, and is the same where they reach the inverse.
+
     Args:
-        m: `(..., L, L)`, symmetric and positive definite.
+        m: `(B, heads, L, L)`, symmetric and positive definite.
         start: What broadcasts to m, below 2 over the square of its largest eigenvalue.
+        ridge: Added to the diagonal of m first.
     """
-    shape = m.shape
-    z, m = (start * m).flatten(0, -3), m.flatten(0, -3)
-    for _ in range(steps):
-        z = torch.baddbmm(z, z @ m, z, beta=2, alpha=-1)
-    return z.view(shape)
+    with torch.no_grad():
+        shifted = (m + ridge * _identity(m.shape[-1], m.dtype, m.device) if ridge else m).flatten(0, 1)
+        z = start.expand(*m.shape[:2], 1, 1).flatten(0, 1) * shifted
+        for _ in range(steps):
+            z = torch.baddbmm(z, z @ shifted, z, beta=2, alpha=-1)
+        z = z.unflatten(0, m.shape[:2])
+    # What is subtracted is zero, but for its gradient.
+    return z - z @ (m - m.detach()) @ z if m.requires_grad and torch.is_grad_enabled() else z
 
 
 def ridge_inverse(m: torch.Tensor) -> torch.Tensor:
-    """SOFT's `(M + 0.01 I)^-1` of a kernel M among landmarks, `(B, heads, L, L)`.
-
-    The gradient is that of an inverse, not of the steps towards it, as in the authors' code.
-    """
-    with torch.no_grad():
-        start = 1.8 / m.sum(-1).amax(-1).square()[..., None, None]
-        z = newton_inverse(m + RIDGE * _identity(m.shape[-1], m.dtype, m.device), start)
-    # Zero, but for its gradient.
-    return z - z @ (m - m.detach()) @ z if m.requires_grad and torch.is_grad_enabled() else z
+    """SOFT's `(M + 0.01 I)^-1` of a kernel M among landmarks, `(B, heads, L, L)`."""
+    return newton_inverse(m, 1.8 / m.detach().sum(-1).amax(-1).square()[..., None, None], RIDGE)
 
 
 def plain_inverse(m: torch.Tensor) -> torch.Tensor:
