@@ -143,11 +143,15 @@ class IsotropicModel(BaseModel):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, in_chans, height, width)` image batch to tokens `(B, P + H * W, C)`, normed, unpooled."""
+        return self.forward_kept(x)[0]
+
+    def forward_kept(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`forward_features`, and which tokens are kept to the end, `(B, P + H * W)` bool; None where all are."""
         x, grid = self.embed(x)
         kept = self.begin()
         for i in range(len(self.blocks)):
             x, kept = self.forward_block(i, x, grid, kept)
-        return self.norm(self._whole(x, kept))
+        return self.norm(self._whole(x, kept)), kept.mask
 
     def _whole(self, x: torch.Tensor, kept: Kept) -> torch.Tensor:
         """All tokens of a block's output, where there are blocks that drop some."""

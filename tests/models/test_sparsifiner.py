@@ -74,7 +74,8 @@ def test_gathered_tokens_are_the_masked_ones(args):
     for a, b in zip(gathered, masked, strict=True):
         torch.testing.assert_close(a, b)
     found = model.selections(x)
-    assert [selection.tokens.sum(1).tolist() for selection in found] == [[25] * 3] * 2 + [[25] * 3] * 2
+    assert [selection.tokens.sum(1).tolist() for selection in found] == [[25] * 3] * 4, "the last block decides last"
+    assert model.forward_kept(x)[1].sum(1).tolist() == [13] * 3
     assert (masked[3].abs().sum(1) > 0).sum((1, 2)).tolist() == [12] * 3
 
 
@@ -175,6 +176,17 @@ def test_weights_of_another_size_load():
         small.set_input_size(img_size=(96, 128))
         assert small.blocks[0].attn.mask_predictor.grid_size == (6, 8)
         torch.testing.assert_close(large(x), small(x))
+
+
+def test_stem_of_lv_vit():
+    stem = stir(tiny("sparsifiner_lvvit_s").stem).eval()
+    x = image(64, 96)
+    y = F.relu(stem.bn1(F.conv2d(x, stem.conv1.weight, stride=2, padding=3)))
+    y = F.relu(stem.bn2(F.conv2d(y, stem.conv2.weight, padding=1)))
+    y = F.relu(stem.bn3(F.conv2d(y, stem.conv3.weight, padding=1)))
+    expected = F.conv2d(y, stem.proj.weight, stem.proj.bias, stride=8)
+    with torch.no_grad():
+        torch.testing.assert_close(stem(x), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_form_of_lv_vit():

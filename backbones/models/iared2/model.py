@@ -172,7 +172,8 @@ class IARED2(IsotropicModel):
 
     Takes images of any size: incomplete patches are zero-padded, and the position embedding is resized.
 
-    In training with a `policy`, one interpreter draws what it keeps, and the model returns `(logits, PolicyLoss)`.
+    In training with a `policy`, one interpreter draws what it keeps, and the model returns `(logits, PolicyLoss)`. The
+    curriculum trains one after the other: `--model-kwargs policy=0 cl_step=0` on the command line, then 1, then 2.
 
     Args:
         img_size: Side of the images, or `(height, width)`, that the position embedding is stored for.

@@ -56,7 +56,8 @@ class Distillation(nn.Module):
     - token: divergence, or cross-entropy with the teacher's choice, of the logits of the student's distillation head
       (Touvron et al., arXiv:2012.12877).
 
-    Beside the logits, vision transformers may be taught their last patch tokens, normed: by the mean square difference.
+    Beside the logits, vision transformers may be taught their last patch tokens, normed: by the mean square difference,
+    of those that the student keeps.
 
     Args:
         teacher: The teacher.
@@ -118,13 +119,20 @@ class Distillation(nn.Module):
         projection = nn.Linear(*widths) if widths[0] != widths[1] else None
         return FeatureDistillationTrainableModule(student, projection.to(self.mean.device) if projection else None)
 
-    def forward(self, learned: torch.Tensor, images: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        learned: torch.Tensor,
+        images: torch.Tensor,
+        patches: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The teacher's part of the loss, weighted.
 
         Args:
             learned: Logits (B, classes) or features (B, width) of the student.
             images: (B, C, H, W), normalised for the student.
             patches: Patch tokens (B, N, width) of the student, where these are taught.
+            kept: (B, N), 1 for those that the student keeps, else 0.
         """
         options, features = self.options, self.options.kd_distill_type == "feature"
         with torch.no_grad():
@@ -135,9 +143,12 @@ class Distillation(nn.Module):
             if patches is None:
                 taught, tokens = self.teacher(images, return_features=features).float(), None
             else:
-                taught, tokens = (part.float() for part in _WithPatchTokens(self.teacher.model)(images))
+                taught, tokens, _ = (part.float() for part in _WithPatchTokens(self.teacher.model)(images))
         loss = self.weight * self._lesson(learned, taught)
-        return loss if tokens is None else loss + options.kd_patch_loss_weight * F.mse_loss(patches, tokens)
+        if tokens is None:
+            return loss
+        difference = (patches - tokens).square().mean(-1)
+        return loss + options.kd_patch_loss_weight * (difference * kept).sum() / kept.sum()
 
     def _lesson(self, learned: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
         """What the kind of distillation makes of the student's logits or features, and the teacher's."""
@@ -157,15 +168,21 @@ class Distillation(nn.Module):
 
 
 class _WithPatchTokens(nn.Module):
-    """A vision transformer that returns its logits and its last patch tokens `(B, N, C)`."""
+    """A vision transformer that returns logits, its last patch tokens `(B, N, C)`, and which it keeps `(B, N)`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens = self.model.forward_features(x)
-        return self.model.forward_head(tokens), tokens[:, self.model.num_prefix_tokens :]
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        kept = None
+        if hasattr(self.model, "forward_kept"):
+            tokens, kept = self.model.forward_kept(x)
+        else:
+            tokens = self.model.forward_features(x)
+        kept = tokens.new_ones(tokens.shape[:2]) if kept is None else kept
+        prefix = self.model.num_prefix_tokens
+        return self.model.forward_head(tokens), tokens[:, prefix:], kept[:, prefix:]
 
 
 class TrainingLoss(nn.Module):
@@ -199,16 +216,16 @@ class TrainingLoss(nn.Module):
         own = [part for part in parts if not part.ndim]
         own += [part(logits, target) for part in outputs if not isinstance(part, torch.Tensor)]
         teaching = self.distillation
-        learned, patches = logits, None
+        learned, patches, kept = logits, None, None
         if teaching is not None and teaching.options.kd_patch_loss_weight:
-            patches = others.pop()
+            *others, patches, kept = others
         if teaching is not None and teaching.options.kd_distill_type != "logit":
             learned = others.pop()  # features, or the logits of the distillation head
         loss = self.criterion(logits, target)
         for extra in others:
             loss = loss + self.aux_weight * self.criterion(extra, target)
         if teaching is not None:
-            loss = teaching.task_weight * loss + teaching(learned, images, patches)
+            loss = teaching.task_weight * loss + teaching(learned, images, patches, kept)
         return sum(own, loss), logits
 
 

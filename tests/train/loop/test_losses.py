@@ -164,3 +164,11 @@ def test_patch_tokens_are_taught():
     patches = F.mse_loss(student.forward_features(images)[:, 1:], tokens)
     expected = F.cross_entropy(logits, labels) + 2 * divergence + 3 * patches
     assert value.item() == pytest.approx(expected.item(), rel=1e-4) and patches > 0.01
+
+    tokens, mask = student.forward_features(images), torch.zeros(2, 17, dtype=torch.bool)
+    mask[0, :5] = mask[1, :9] = True
+    student.forward_kept = lambda x: (tokens, mask)
+    value, _ = loss(trained(images), labels, images)
+    taught_tokens = teacher.forward_features(seen)
+    of_kept = torch.cat([tokens[i, 1:n] - taught_tokens[i, 1:n] for i, n in enumerate((5, 9))]).square().mean()
+    assert value.item() == pytest.approx((expected + 3 * (of_kept - patches)).item(), rel=1e-4)
