@@ -26,7 +26,7 @@ from backbones.ops.autocast import backward_without_autocast
 from backbones.ops.cache import shape_cache
 from backbones.ops.neighborhood.cpu_plan import Span, chunks, jobs
 from backbones.ops.neighborhood.geometry import bias_entry
-from backbones.ops.neighborhood.reference import AttentionInputs, ProductInputs
+from backbones.ops.neighborhood.reference import AttentionInputs, ProductInputs, ScoreInputs
 
 
 def view(x: Tensor, rows: Span, cols: Span, keys: bool = False) -> Tensor:
@@ -264,10 +264,52 @@ class _Product(torch.autograd.Function):
         return grad_attn.permute(0, 3, 1, 2, 4), grad_v.to(v.dtype).permute(0, 3, 1, 2, 4), None, None
 
 
+class _Scores(torch.autograd.Function):
+    """(B, heads, H, W, C) twice -> (B, heads, H, W, K * K)."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, kernel, dilation) -> Tensor:
+        q, k = q.permute(0, 2, 3, 1, 4), k.permute(0, 2, 3, 1, 4)
+        out = torch.empty(*q.shape[:4], kernel[0] * kernel[1], dtype=q.dtype, device=q.device)
+        for rows, cols in jobs(k.shape, kernel, dilation):
+            for part, piece in chunks(k.shape[0], k.shape[3], rows, cols):
+                query = _flat(view(q[part], piece, cols), q.dtype)
+                keys = _flat(view(k[part], piece, cols, keys=True), q.dtype)
+                slots = view(out[part], piece, cols).unflatten(-1, kernel)
+                dense = torch.bmm(query, keys.transpose(1, 2)).view(*slots.shape[:8], rows.block, cols.block)
+                for window, slot in window_views(dense, slots, piece, cols):
+                    slot.copy_(window)
+        return out.permute(0, 3, 1, 2, 4)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.kernel, ctx.dilation = inputs[2:]
+
+    @staticmethod
+    @once_differentiable
+    @backward_without_autocast
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k = ctx.saved_tensors
+        dtype = _sum_dtype(k)
+        grad, q, k = (x.permute(0, 2, 3, 1, 4) for x in (grad, q, k))
+        grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        grad_k = torch.zeros(k.shape, dtype=dtype, device=k.device)
+        for rows, cols in jobs(k.shape, ctx.kernel, ctx.dilation):
+            for part, piece in chunks(k.shape[0], k.shape[3], rows, cols):
+                weights = spread(grad[part], piece, cols, dtype)
+                tile = view(grad_q[part], piece, cols)
+                keys = _flat(view(k[part], piece, cols, keys=True), dtype)
+                tile.copy_(torch.bmm(weights, keys).view(tile.shape))
+                query = _flat(view(q[part], piece, cols), dtype)
+                add_blocks(grad_k[part], torch.bmm(weights.transpose(1, 2), query), piece, cols)
+        return grad_q.permute(0, 3, 1, 2, 4), grad_k.to(k.dtype).permute(0, 3, 1, 2, 4), None, None
+
+
 class _Cpu(Backend):
     name = "cpu"
 
-    def unsuitable_reasons(self, inputs: AttentionInputs | ProductInputs) -> list[str]:
+    def unsuitable_reasons(self, inputs: AttentionInputs | ProductInputs | ScoreInputs) -> list[str]:
         return ["is for the CPU"] if inputs[0].device.type != "cpu" else no_capture_reasons()
 
 
@@ -280,3 +322,8 @@ class CpuAttention(_Cpu):
 class CpuProduct(_Cpu):
     def run(self, inputs: ProductInputs) -> Tensor:
         return _Product.apply(inputs.attn, inputs.v, *inputs.window[:2])
+
+
+class CpuScores(_Cpu):
+    def run(self, inputs: ScoreInputs) -> Tensor:
+        return _Scores.apply(inputs.q, inputs.k, *inputs.window[:2])

@@ -3,8 +3,9 @@
 Sources: Hassani et al., "Neighborhood Attention Transformer", CVPR 2023 (arXiv 2204.07143), section 3; Hassani and Shi,
 "Dilated Neighborhood Attention Transformer", arXiv 2209.15001, section 3; Hassani et al., "Generalized Neighborhood
 Attention", arXiv 2504.16922, section 3 (the stride; natten's `na2d` is its reference); the product of given window
-weights with the values is ContMix's (Lou and Yu, "OverLoCK", CVPR 2025, arXiv 2502.20087, section 3.3). Which keys a
-window holds is defined in `geometry`.
+weights with the values is ContMix's (Lou and Yu, "OverLoCK", CVPR 2025, arXiv 2502.20087, section 3.3), that of queries
+with the keys TransNeXt's (Shi, CVPR 2024, arXiv 2311.17132, section 3.1). Which keys a window holds is defined in
+`geometry`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from timm.layers import register_notrace_function
 from torch import Tensor
 
 from backbones.ops._dispatch import Operator
-from backbones.ops.neighborhood.cpu import CpuAttention, CpuProduct
+from backbones.ops.neighborhood.cpu import CpuAttention, CpuProduct, CpuScores
 from backbones.ops.neighborhood.geometry import Pair, Window
 from backbones.ops.neighborhood.natten import NattenAttention
 from backbones.ops.neighborhood.reference import (
@@ -22,10 +23,12 @@ from backbones.ops.neighborhood.reference import (
     ProductInputs,
     ReferenceAttention,
     ReferenceProduct,
+    ReferenceScores,
+    ScoreInputs,
     window_bias,
 )
 from backbones.ops.neighborhood.tiled import TiledAttention, TiledProduct
-from backbones.ops.neighborhood.triton import TritonAttention, TritonProduct
+from backbones.ops.neighborhood.triton import TritonAttention, TritonProduct, TritonScores
 
 # The preferred first.
 ATTENTION = Operator(
@@ -33,6 +36,7 @@ ATTENTION = Operator(
     [NattenAttention(), TritonAttention(), CpuAttention(), TiledAttention(), ReferenceAttention()],
 )
 PRODUCT = Operator("neighborhood_av", [TritonProduct(), CpuProduct(), TiledProduct(), ReferenceProduct()])
+SCORES = Operator("neighborhood_qk", [TritonScores(), CpuScores(), ReferenceScores()])
 
 
 @register_notrace_function
@@ -108,6 +112,31 @@ def neighborhood_av(attn: Tensor, v: Tensor, kernel_size: Pair, dilation: Pair =
         raise ValueError(f"attn must have shape (B, heads, H, W, K * K) = {expected}, got {tuple(attn.shape)}.")
     attn, v = _autocast(attn, v)
     return PRODUCT(ProductInputs(attn, v, window), backend)
+
+
+@register_notrace_function
+def neighborhood_qk(q: Tensor, k: Tensor, kernel_size: Pair, dilation: Pair = 1, backend: str = "auto") -> Tensor:
+    """The product of every query with each key of its window.
+
+    Args:
+        q, k: (B, heads, H, W, C).
+        kernel_size, dilation: as in `neighborhood_attention`.
+        backend: "triton", "cpu", "reference" or "auto", as in `neighborhood_attention`.
+
+    Returns:
+        (B, heads, H, W, K_h * K_w), window slots in row-major order.
+
+    Raises:
+        ValueError: on shapes that do not fit, an even kernel size, a map smaller than K * d on an axis, or inputs that
+            the asked for backend does not take.
+        ImportError: if triton is asked for and not installed.
+    """
+    _check_map(q, "q")
+    if k.shape != q.shape:
+        raise ValueError(f"q and k must have one shape, got {tuple(q.shape)} and {tuple(k.shape)}.")
+    window = Window.checked(q.shape[2], q.shape[3], kernel_size, dilation)
+    q, k = _autocast(q, k)
+    return SCORES(ScoreInputs(q, k, window), backend)
 
 
 @register_notrace_function

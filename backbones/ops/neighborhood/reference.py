@@ -33,6 +33,14 @@ class ProductInputs(NamedTuple):
     window: Window
 
 
+class ScoreInputs(NamedTuple):
+    """Queries and keys, both (B, heads, H, W, C)."""
+
+    q: Tensor
+    k: Tensor
+    window: Window
+
+
 def window_bias(table: Tensor, height: int, width: int, window: Window) -> Tensor:
     """A position table (heads, 2K_h - 1, 2K_w - 1) at every window slot: (heads, H, W, K_h * K_w)."""
     (_, ih), (_, iw) = window.indices(height, width, table.device)
@@ -63,3 +71,13 @@ class ReferenceProduct(Backend):
         (key_h, _), (key_w, _) = window.indices(v.shape[2], v.shape[3], v.device)
         values = v[:, :, key_h[:, None, :, None], key_w[None, :, None, :]]
         return torch.einsum("bhijxy,bhijxyc->bhijc", attn.unflatten(-1, window.kernel), values)
+
+
+class ReferenceScores(Backend):
+    name = "reference"
+
+    def run(self, inputs: ScoreInputs) -> Tensor:
+        q, k, window = inputs
+        (key_h, _), (key_w, _) = window.indices(k.shape[2], k.shape[3], k.device)
+        keys = k[:, :, key_h[:, None, :, None], key_w[None, :, None, :]].flatten(4, 5)
+        return (q.unsqueeze(4) * keys).sum(-1)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from backbones.ops._dispatch import Backend, no_capture_reasons
-from backbones.ops.neighborhood.reference import AttentionInputs, ProductInputs
+from backbones.ops.neighborhood.reference import AttentionInputs, ProductInputs, ScoreInputs
 
 INSTALLED = find_spec("triton") is not None
 
@@ -119,7 +119,7 @@ class _Triton(Backend):
     def is_installed(self) -> bool:
         return INSTALLED
 
-    def unsuitable_reasons(self, inputs: AttentionInputs | ProductInputs) -> list[str]:
+    def unsuitable_reasons(self, inputs: AttentionInputs | ProductInputs | ScoreInputs) -> list[str]:
         if not inputs[0].is_cuda:
             return ["is for CUDA devices"]
         return no_capture_reasons(compiled=True) or ([] if devices_have_kernels() else ["has no kernels for them"])
@@ -140,6 +140,14 @@ class TritonProduct(_Triton):
 
     def run(self, inputs: ProductInputs) -> Tensor:
         return _product(inputs.attn, inputs.v, *map(list, inputs.window[:2]))
+
+
+class TritonScores(_Triton):
+    def unsupported_reasons(self, inputs: ScoreInputs) -> list[str]:
+        return _unsupported(inputs.q, inputs.k)
+
+    def run(self, inputs: ScoreInputs) -> Tensor:
+        return _scores(inputs.q, inputs.k, *map(list, inputs.window[:2]))
 
 
 def _axes(
@@ -336,3 +344,51 @@ def _differentiate_product(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _product.register_autograd(_differentiate_product, setup_context=_save_product)
+
+
+@torch.library.custom_op("backbones::neighborhood_qk", mutates_args=())
+def _scores(q: Tensor, k: Tensor, kernel: list[int], dilation: list[int]) -> Tensor:
+    """(B, heads, H, W, dim) twice -> (B, heads, H, W, K * K)."""
+    from backbones.ops.neighborhood.triton_product import product_backward_weights
+
+    out = q.new_empty(*q.shape[:4], kernel[0] * kernel[1])
+    q, k = (_unit(x).permute(0, 2, 3, 1, 4) for x in (q, k))
+    sizes, programs, constants = _axes("product backward", k, kernel, dilation)
+    _launch(product_backward_weights, programs, k, q, out, *_strides(k, q), *sizes, **constants)
+    return out
+
+
+@_scores.register_fake
+def _(q, k, kernel, dilation):
+    return q.new_empty(*q.shape[:4], kernel[0] * kernel[1])
+
+
+@torch.library.custom_op("backbones::neighborhood_qk_keys", mutates_args=())
+def _key_gradient(grad: Tensor, q: Tensor, kernel: list[int], dilation: list[int]) -> Tensor:
+    """Gradient of the keys, (B, heads, H, W, dim)."""
+    from backbones.ops.neighborhood.triton_product import product_backward_values
+
+    out = q.new_empty(q.shape)
+    q = _unit(q).permute(0, 2, 3, 1, 4)
+    sizes, programs, constants = _axes("product backward", q, kernel, dilation)
+    strides = _strides(q)
+    _launch(product_backward_values, programs, grad.contiguous(), q, out, *strides, *sizes, **constants)
+    return out
+
+
+@_key_gradient.register_fake
+def _(grad, q, kernel, dilation):
+    return q.new_empty(q.shape)
+
+
+def _save_scores(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.numbers = inputs[2:]
+
+
+def _differentiate_scores(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    q, k = ctx.saved_tensors
+    return _product(grad, k, *ctx.numbers), _key_gradient(grad, q, *ctx.numbers), None, None
+
+
+_scores.register_autograd(_differentiate_scores, setup_context=_save_scores)

@@ -13,6 +13,7 @@ from backbones.ops.neighborhood import (
     neighborhood_attention,
     neighborhood_av,
     neighborhood_bias,
+    neighborhood_qk,
 )
 from tests.parity import parity
 
@@ -106,6 +107,18 @@ def test_av_equals_reference(kernel, dilation, height: int, width: int, backend:
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize(("kernel", "dilation", "height", "width"), CASES)
+def test_qk_equals_reference(kernel, dilation, height: int, width: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, 2, height, width, 3, generator=rng, dtype=torch.float64).requires_grad_() for _ in "qk")
+    out = neighborhood_qk(q, k, kernel, dilation, backend="cpu")
+    reference = neighborhood_qk(q, k, kernel, dilation, backend="reference")
+    torch.testing.assert_close(out, reference, rtol=1e-9, atol=1e-11)
+    grad = torch.randn(out.shape, generator=rng, dtype=torch.float64)
+    ours, theirs = torch.autograd.grad(out, [q, k], grad), torch.autograd.grad(reference, [q, k], grad)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize(("kernel", "dilation", "height", "width"), [(3, 1, 7, 5), (5, 2, 11, 13), (7, 1, 7, 9)])
 def test_bias_by_explicit_arithmetic(kernel: int, dilation: int, height: int, width: int) -> None:
     rpb = torch.randn(2, 2 * kernel - 1, 2 * kernel - 1, generator=torch.Generator().manual_seed(0))
@@ -124,16 +137,13 @@ def test_bias_by_explicit_arithmetic(kernel: int, dilation: int, height: int, wi
                     assert torch.equal(bias[:, i, j, a, b], expected), (i, j, a, b)
 
 
-def test_av_of_softmax_is_attention() -> None:
-    """The two operators and the bias helper agree: softmax of the logits, then neighborhood_av."""
+def test_av_of_softmax_of_qk_is_attention() -> None:
+    """The operators and the bias helper agree."""
     qkv, rpb = _inputs(5, 12, 17)
     q, k, v = qkv.unbind(3)
-    identity = torch.eye(12 * 17, dtype=qkv.dtype).view(1, 1, 12, 17, -1).expand(1, 25, -1, -1, -1)
-    slots = torch.eye(25, dtype=qkv.dtype).view(1, 25, 1, 1, 25).expand(-1, -1, 12, 17, -1)
-    pick = neighborhood_av(slots, identity, 5)[0]  # (25, H, W, HW): one-hot of the key of each slot
-    keys = torch.einsum("sijn,bnhc->bhijsc", pick, k.flatten(1, 2))
-    logits = torch.einsum("bijhc,bhijsc->bhijs", q * q.shape[-1] ** -0.5, keys) + neighborhood_bias(rpb, 12, 17, 5)
-    out = neighborhood_av(logits.softmax(-1), v.permute(0, 3, 1, 2, 4), 5).permute(0, 2, 3, 1, 4)
+    query, key, value = (x.permute(0, 3, 1, 2, 4) for x in (q, k, v))
+    logits = neighborhood_qk(query * q.shape[-1] ** -0.5, key, 5) + neighborhood_bias(rpb, 12, 17, 5)
+    out = neighborhood_av(logits.softmax(-1), value, 5).permute(0, 2, 3, 1, 4)
     torch.testing.assert_close(out, neighborhood_attention(q, k, v, 5, bias=rpb))
 
 

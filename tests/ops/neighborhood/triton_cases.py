@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.ops.neighborhood import neighborhood_attention, neighborhood_av
+from backbones.ops.neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
 from backbones.ops.neighborhood import triton as triton_backend
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -87,6 +87,19 @@ def test_product(height, width, heads, dim, kernel, dilation) -> None:
         return neighborhood_av(weights, values.permute(0, 3, 1, 2, 4), kernel, dilation, backend)
 
     _compare(call, (weights, values))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "dim", "kernel", "dilation"),
+    [(9, 17, 24, (3, 3), (1, 1)), (20, 17, 40, (3, 5), (2, 3))],
+)
+def test_scores(height, width, dim, kernel, dilation) -> None:
+    q, k = (_normal(2, height, width, 2, dim, seed=seed) for seed in (0, 1))
+
+    def call(q: Tensor, k: Tensor, backend: str) -> Tensor:
+        return neighborhood_qk(*(x.permute(0, 3, 1, 2, 4) for x in (q, k)), kernel, dilation, backend)
+
+    _compare(call, (q, k))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16] + [torch.bfloat16] * (DEVICE == "cuda"))
@@ -167,3 +180,5 @@ def test_operators_are_what_torch_expects() -> None:
     torch.library.opcheck(triton_backend._attention, attention)
     product = (_normal(1, 1, 9, 9, 9), _normal(1, 1, 9, 9, 16), [3, 3], [1, 1])
     torch.library.opcheck(triton_backend._product, product)
+    scores = (*_normal(2, 1, 1, 9, 9, 16).unbind(0), [3, 3], [1, 1])
+    torch.library.opcheck(triton_backend._scores, scores)
