@@ -1,4 +1,4 @@
-"""Patches that do not overlap: embedding of an image's, merging of a map's; for any size."""
+"""Embedding of patches of an image or map, overlapping or not, and merging of a map's; for any size."""
 
 from __future__ import annotations
 
@@ -90,3 +90,26 @@ def _cells(x: torch.Tensor) -> torch.Tensor:
         x = pad_to_multiple(x, 2)
     x = x.permute(0, 2, 3, 1).reshape(b, rows, 2, columns, 2, c)
     return x.permute(0, 1, 3, 4, 2, 5).reshape(b, rows, columns, 4 * c)
+
+
+@register_notrace_module
+class OverlappingPatchEmbed(nn.Module):
+    """Convolution that is wider than its stride, then LayerNorm (PVT v2, arXiv 2106.13797, section 3.1).
+
+    Args:
+        in_dim: Channels C.
+        dim: Channels D of the result.
+        kernel_size: Side of the kernel, odd.
+        stride: S.
+
+    Maps `(B, C, H, W)` to `(B, D, ceil(H / S), ceil(W / S))`.
+    """
+
+    def __init__(self, in_dim: int, dim: int, kernel_size: int, stride: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.conv = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=kernel_size // 2, **dd)
+        self.norm = LayerNorm2d(dim, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))

@@ -19,6 +19,7 @@ BLOCK = re.compile(r"(stages\.\d+\.(\w+\.)?)?blocks\.\d+\.")
 
 # What some authors exclude from weight decay on ImageNet, beyond biases, vectors, class tokens, position embeddings; by
 # the beginning of the models' names.
+TRANSNEXT = r"\.(temperature|query_embedding|relative_pos_bias_local|rel_pos\.fc[12]\.weight)$"
 NOT_DECAYED = {
     "agent": r"\.relative_position_bias_table$",
     "inline": r"\.relative_position_bias_table$",
@@ -26,6 +27,8 @@ NOT_DECAYED = {
     "soft": r"^stages\.3\.cls_token\.token$",
     "swinv2": r"\.logit_scale$|\.rel_pos\.fc[12]\.weight$",
     "vsa_swin": r"\.relative_position_bias_table$",
+    "moh": TRANSNEXT,
+    "transnext": TRANSNEXT,
 }
 
 # Models whose authors' rates of stochastic depth do not rise all the way; their families' tests have the rates.

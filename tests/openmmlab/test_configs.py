@@ -35,6 +35,8 @@ SHALLOW = {"model.backbone.depths": (1, 1, 1, 1)}
 STVIT = {**SHALLOW, "model.backbone.layer_scales": (None, None, 0.1, 0.1)}
 VSA = {"model.backbone.depths": (1, 1, 1, 1)}
 L2VIT = {"model.backbone.depths": (2, 2, 2, 2)}
+# Few blocks, and position biases of smaller images.
+TRANSNEXT = {**SHALLOW, "model.backbone.bias_size": 64}
 # One model of every family and method of each task, the smallest; Mask2Former at a tenth of its depth and width.
 STEPS = {
     "detection/maxvit/cascade-mask-rcnn_maxvit-t_fpn_32xb8-amp-lsj-90k_coco-640x640": {},
@@ -105,6 +107,8 @@ STEPS = {
     "detection/davit/mask-rcnn_davit-t_fpn_ms-crop-1x_coco": {},
     "detection/davit/retinanet_davit-t_fpn_ms-crop-1x_coco": {},
     "segmentation/davit/upernet_davit-t_8xb2-160k_ade20k-512x512": {},
+    "detection/transnext/mask-rcnn_transnext-tiny_fpn_amp-1x_coco": TRANSNEXT,
+    "segmentation/transnext/upernet_transnext-tiny_8xb2-160k_ade20k-512x512": TRANSNEXT,
     "detection/gcvit/mask-rcnn_gcvit-t_fpn_amp-ms-crop-3x_coco": TINY_GCVIT,
     "detection/gcvit/cascade-mask-rcnn_gcvit-t_fpn_ms-crop-3x_coco": TINY_GCVIT,
     "detection/vsa/mask-rcnn_vsa-vitaev2-s_fpn_ms-crop-1x_coco": VSA,
@@ -162,6 +166,7 @@ def test_every_published_combination_is_there():
         "stvit",
         "ravlt",
         "mavit",
+        "transnext",
     )
     both = {f"{task}/{f}" for task in COLUMNS for f in named}
     assert families == {*both, "detection/patnet", "detection/shvit", "detection/gcvit", "detection/vsa"}

@@ -69,19 +69,23 @@ def bias_of_offsets(table: torch.Tensor, p: int, q: int) -> torch.Tensor:
     return _spread(table, _offsets(p, table.device), _offsets(q, table.device), p, q)
 
 
-def _spread(table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, p: int, q: int) -> torch.Tensor:
-    """`(heads, P * Q, P * Q)` for all pairs of positions, from a table by row and column offset.
+def _spread(
+    table: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, p: int, q: int, keys: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """`(heads, P * Q, K * L)` for all pairs of positions, from a table by row and column offset.
 
     Args:
         table: `(heads, row offsets, column offsets)`.
-        rows: `(P * P,)` row offset of every query row and key row.
-        columns: `(Q * Q,)`, the same for columns.
+        rows: `(P * K,)` row offset of every query row and key row.
+        columns: `(Q * L,)`, the same for columns.
         p, q: P and Q.
+        keys: `(K, L)`; `(P, Q)` if None.
     """
+    k, l = keys or (p, q)
     heads = table.shape[0]
     bias = table.index_select(1, rows).index_select(2, columns)
-    bias = bias.view(heads, p, p, q, q).permute(0, 1, 3, 2, 4)
-    return bias.reshape(heads, p * q, p * q)
+    bias = bias.view(heads, p, k, q, l).permute(0, 1, 3, 2, 4)
+    return bias.reshape(heads, p * q, k * l)
 
 
 @shape_cache()
@@ -91,11 +95,16 @@ def offset_grid(p: int, q: int, device: torch.device) -> torch.Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
 
 
+def log_spaced(offsets: torch.Tensor, trained: tuple[int, int]) -> torch.Tensor:
+    """Offsets `(..., 2)` from -8 to 8 over the map or window of the training, log-spaced as in Swin V2's code."""
+    scaled = offsets * (8 / torch.tensor([max(n - 1, 1) for n in trained], device=offsets.device))
+    return scaled.sign() * (scaled.abs() + 1).log2() / 3
+
+
 @shape_cache()
-def _log_spaced(p: int, q: int, trained: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """`offset_grid`, scaled and log-spaced as in Swin V2's code."""
-    grid = offset_grid(p, q, device) * (8 / torch.tensor([max(n - 1, 1) for n in trained], device=device))
-    return grid.sign() * (grid.abs() + 1).log2() / 3
+def _log_spaced_grid(p: int, q: int, trained: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """`offset_grid`, log-spaced."""
+    return log_spaced(offset_grid(p, q, device), trained)
 
 
 class LogSpacedPositionBias2d(nn.Module):
@@ -131,12 +140,74 @@ class LogSpacedPositionBias2d(nn.Module):
 
     def forward(self, p: int, q: int) -> torch.Tensor:
         """Bias `(heads, P * Q, P * Q)`, query by key, of a P x Q window."""
-        offsets = _log_spaced(p, q, self.trained_window or (p, q), self.fc1.bias.device)
+        offsets = _log_spaced_grid(p, q, self.trained_window or (p, q), self.fc1.bias.device)
         table = self.fc2(self.act(self.fc1(offsets.to(self.fc1.bias.dtype))))
         return bias_of_offsets(16 * table.permute(2, 0, 1).sigmoid(), p, q)
 
     def extra_repr(self) -> str:
         return f"trained_window={self.trained_window}"
+
+
+@shape_cache()
+def _pooled_offsets(size: int, pooled: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Offsets along one axis of positions from the centres of the cells that adaptive pooling makes of them.
+
+    Returns:
+        `(offsets,)`, all that can occur, in order; and `(size * pooled,)`, which of them that of (query, key) is.
+    """
+    position, cell = torch.arange(size, device=device), torch.arange(pooled, device=device)
+    first, last = cell * size // pooled, ((cell + 1) * size - 1) // pooled
+    halves = (2 * position[:, None] - (first + last)).flatten()
+    # Cells of one width have offsets a whole step apart.
+    step, width = (1, 1) if is_symbolic(size, pooled) or size % pooled else (2, size // pooled)
+    most = 2 * size - 1 - width
+    return torch.arange(-most, most + 1, step, device=device) / 2, (halves + most) // step
+
+
+@shape_cache()
+def _pooled_grid(
+    size: tuple[int, int], pooled: tuple[int, int], trained: tuple[int, int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-spaced offsets `(rows, columns, 2)` of `_pooled_offsets` on both axes, and its indices of each."""
+    (rows, row), (columns, column) = (_pooled_offsets(n, m, device) for n, m in zip(size, pooled))
+    offsets = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+    return log_spaced(offsets, trained), row, column
+
+
+class PooledPositionBias2d(nn.Module):
+    """Bias of a map's positions and the cells of a pooled map, a function of log-spaced offsets (TransNeXt).
+
+    An MLP as in Swin V2, without its sigmoid (arXiv 2311.17132, section 3.3). Offsets are to the centres of the cells,
+    and run from -8 to 8 over the map of the training before their logarithm is taken.
+
+    Args:
+        num_heads: Attention heads.
+        trained_map: `(H, W)` of the training's map.
+        hidden_dim: Hidden width of the MLP.
+    """
+
+    def __init__(
+        self, num_heads: int, trained_map: tuple[int, int], hidden_dim: int = 512, device=None, dtype=None
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.trained_map = tuple(trained_map)
+        self.fc1 = nn.Linear(2, hidden_dim, **dd)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Linear(hidden_dim, num_heads, **dd)
+
+    def no_weight_decay(self) -> set[str]:
+        """The MLP."""
+        return {"fc1.weight", "fc2.weight"}
+
+    def forward(self, size: tuple[int, int], pooled: tuple[int, int]) -> torch.Tensor:
+        """Bias `(heads, H * W, P * Q)` of the positions of a map of `size` and its `pooled` cells."""
+        offsets, rows, columns = _pooled_grid(tuple(size), tuple(pooled), self.trained_map, self.fc1.bias.device)
+        table = self.fc2(self.act(self.fc1(offsets.to(self.fc1.bias.dtype)))).permute(2, 0, 1)
+        return _spread(table, rows, columns, *size, tuple(pooled))
+
+    def extra_repr(self) -> str:
+        return f"trained_map={self.trained_map}"
 
 
 @shape_cache()

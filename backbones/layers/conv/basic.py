@@ -129,3 +129,31 @@ class DepthwiseMlp(nn.Module):
         x = self.fc1(x).permute(0, 3, 1, 2)
         x = fused(self.dwconv, self.act)(x)
         return self.fc2(x.permute(0, 2, 3, 1))
+
+
+@register_notrace_module
+class ConvGLU(nn.Module):
+    """Gated linear unit whose gate sees its neighbours (TransNeXt, arXiv 2311.17132, section 3.4).
+
+    One half of a linear layer's output, through a 3x3 depthwise convolution and GELU, times the other; linear layer.
+
+    Args:
+        dim: Channels C.
+        hidden_dim: Width of each half.
+
+    Maps `(B, H, W, C)` to `(B, H, W, C)`.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.fc1 = Linear(dim, 2 * hidden_dim, **dd)
+        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim, **dd)
+        self.act = nn.GELU()
+        self.fc2 = Linear(hidden_dim, dim, **dd)
+
+    @chunkable(axis=1)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, value = self.fc1(x).chunk(2, -1)
+        gate = fused(self.dwconv, self.act)(gate.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.fc2(gate * value)

@@ -24,23 +24,10 @@ from backbones.layers.attention.window import WindowAttention
 from backbones.layers.block import MixerBlock
 from backbones.layers.conv.basic import ResidualDepthwiseConv
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.patch import pad_to_multiple
+from backbones.layers.patch import OverlappingPatchEmbed, pad_to_multiple
 from backbones.models.skeleton import HierarchicalModel, Stage
 
 HEAD_DIM = 32
-
-
-class Stem(nn.Module):
-    """7x7 stride-4 convolution, then LayerNorm; `(B, C, H, W)` to `(B, D, ceil(H / 4), ceil(W / 4))`."""
-
-    def __init__(self, in_chans: int, dim: int, device=None, dtype=None) -> None:
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.conv = nn.Conv2d(in_chans, dim, 7, stride=4, padding=3, **dd)
-        self.norm = LayerNorm2d(dim, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.conv(x))
 
 
 @register_notrace_module
@@ -130,7 +117,7 @@ class DaViT(HierarchicalModel):
             blocks = [DaViTBlock(dim, mixer(dim, j), mlp_ratio, rate, **dd) for j, rate in enumerate(stage_rates)]
             stages.append(Stage(blocks, Downsample(dims[i - 1], dim, **dd) if i else None))
         super().__init__(
-            stem=Stem(in_chans, dims[0], **dd),
+            stem=OverlappingPatchEmbed(in_chans, dims[0], 7, 4, **dd),
             stages=stages,
             dims=dims,
             head=NormMlpClassifierHead(

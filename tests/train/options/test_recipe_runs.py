@@ -84,6 +84,7 @@ SCHEDULES = {
     "maxvit:finetune_384": Schedule(30, 512, 5e-5),
     "maxvit:finetune_512": Schedule(30, 512, 5e-5),
     "mavit": _DEIT,
+    "moh": _DEIT,
     "nat": _NAT,
     "overlock": Schedule(310, 2048, 2e-3, 5, 1e-6, 1e-5, 300),
     "patnet": Schedule(300, 4096, 4e-3, 20, 1e-6, 1e-5, 280, 20),
@@ -108,6 +109,8 @@ SCHEDULES = {
     "swinv2:finetune_256": Schedule(30, 1024, 4e-5, 5, 4e-8, 4e-7, 25, 5),
     "swinv2:finetune_384": Schedule(30, 1024, 4e-5, 5, 4e-8, 4e-7, 25, 5),
     "swinv2:finetune_simmim": Schedule(100, 2048, 5e-3, 20, 1e-6, 1e-6, 80, 20),
+    "transnext": _DEIT,
+    "transnext:finetune_384": Schedule(5, 1024, 1e-5),
     "transxnet": Schedule(310, 1024, 2e-3, 5, 1e-6, 1e-5, 300),
     "van": Schedule(310, 1024, 1e-3, 5, 1e-6, 1e-6, 300),
     "vsa": Schedule(310, 1024, 1e-3, 10, 1e-6, 1e-5, 300),
@@ -233,6 +236,8 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
                 spared |= name.endswith("relative_position_bias_table")
             if recipe.startswith("swinv2"):
                 spared |= name.endswith(".logit_scale") or ".rel_pos." in name
+            if recipe.startswith(("moh", "transnext")):
+                spared |= bool(re.search(r"\.(temperature|query_embedding|relative_pos_bias_local|rel_pos\..*)$", name))
             spared |= name in ("cls_token.token", "stages.3.cls_token.token")
             spared |= name == "pos_embed.table"
             if model.startswith("vsa_swin"):
@@ -274,6 +279,7 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
         ("soft", "soft_norm_t", r"\.pos_embed\.table$"),
         ("l2vit", "l2vit_b", r"\.temperature$"),
         ("vsa", "vsa_vitaev2_s", r"\.relative_position_bias_table$"),
+        ("moh", "moh_transnext_base_50", r"\.(attn\.learnable_(tokens|bias)|router\.\w+\.weight)$"),
         ("maxvit", "maxvit_t", None),
         ("maxvit:finetune_384", "maxvit_t", None),
     ],
