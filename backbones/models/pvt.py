@@ -184,3 +184,14 @@ def resize_position_embeddings(
             side = round(table.shape[1] ** 0.5)
             state_dict[f"{name}.table"] = embed.pos_embed.resized(table, (side, side), embed.pos_embed.grid_size)
     return state_dict
+
+
+def join_queries(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """For `Family.convert`: queries that have a layer of their own, joined to keys and values."""
+    out = {}
+    for key, value in state_dict.items():
+        if ".attn.q." in key:
+            out[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([value, state_dict[key.replace(".q.", ".kv.")]])
+        elif ".attn.kv." not in key:
+            out[key] = value
+    return out

@@ -177,6 +177,49 @@ def test_stochastic_depth_of_l2vit(name):
     assert max(m.drop_prob for m in backbone.modules() if isinstance(m, DropPath)) == pytest.approx(expected)
 
 
+AGENT_DROP_PATH = {
+    "mask-rcnn_agent-pvt": {"t": 0.1, "s": 0.2, "m": 0.1, "l": 0.2},
+    "retinanet_agent-pvt": {"t": 0.1, "s": 0.1, "m": 0.2, "l": 0.3},
+    "semantic-fpn_agent-pvt": {"t": 0.1, "s": 0.1, "m": 0.2, "l": 0.1},
+    "mask-rcnn_agent-swin": {"t": 0.1, "s": 0.1},
+    "cascade-mask-rcnn_agent-swin": {"t": 0.1, "s": 0.1, "b": 0.4},
+    "upernet_agent-swin": {"t": 0.3, "s": 0.3, "b": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PATHS if "/agent/" in name])
+def test_agent_attention_trains_as_published(name):
+    """Agents a stage, stochastic depth, batch, rate, decay and shifts of windows."""
+    method, size = name.rsplit("/", 1)[1].split("_")[:2]
+    host, size = size.rsplit("-", 1)
+    cfg = load_config(name)
+    network = build_model(cfg, "meta")
+    backbone = network.backbone.model
+    rates = [module.drop_prob for module in network.modules() if isinstance(module, DropPath)]
+    assert max(rates) == pytest.approx(AGENT_DROP_PATH[f"{method}_{host}"][size])
+    pools = [stage.blocks[0].attn.pool_size for stage in backbone.stages if hasattr(stage.blocks[0].attn, "pool_size")]
+    if host == "agent-pvt":
+        assert pools == [(side, side) for side in (12, 16, 28, 28)]
+        assert {module.map_size for module in network.modules() if hasattr(module, "pool_size")} == {
+            (side, side) for side in (56, 28, 14, 7)
+        }
+    else:
+        assert pools == [(side, side) for side in {"t": (9, 12, 14), "s": (9, 12), "b": (9, 12, 14)}[size]]
+        assert backbone.stages[3].blocks[1].attn.shift == (3, 3)
+        kinds = {type(block.attn).__name__ for block in backbone.stages[2].blocks[2:]}
+        assert kinds == {"AgentAttention" if size == "t" else "ShiftedWindowAttention"}
+    optimizer = cfg.optim_wrapper.optimizer
+    coco = name.startswith("detection")
+    if host == "agent-pvt":
+        expected = (1e-4 if method == "retinanet" else 2e-4, 1e-4)
+    else:
+        expected = (1e-4, 0.05) if coco else (6e-5, 0.01)
+    assert (optimizer.lr, optimizer.weight_decay) == expected
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    if host == "agent-pvt":
+        assert set(_groups(name)[0].values()) == {(1.0, 1.0)}
+
+
 @pytest.mark.parametrize("name", [name for name in PATHS if "ssdlite" in name])
 def test_ssdlite_sees_its_data_600_times(name):
     cfg = load_config(name)

@@ -27,7 +27,7 @@ HEIGHT, WIDTH = 300, 400  # of the image of the multi-scale tests
 SHORT_SIDES = {512: (256, 384, 512, 640, 768, 896), 640: (320, 480, 640, 800, 960, 1120)}
 MAXVIT_RETINANET = "detection/maxvit/retinanet_maxvit-b_fpn_32xb8-amp-72e_coco-640x640"
 CITYSCAPES = (512, 768, 1024, 1280, 1536, 1792)
-WITHOUT_BATCH_NORM = ("nat", "dinat", "davit", "gcvit", "crossformer", "sgformer", "transnext")
+WITHOUT_BATCH_NORM = ("nat", "dinat", "davit", "gcvit", "crossformer", "sgformer", "transnext", "agent")
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
 

@@ -109,6 +109,8 @@ STEPS = {
     "segmentation/davit/upernet_davit-t_8xb2-160k_ade20k-512x512": {},
     "detection/transnext/mask-rcnn_transnext-tiny_fpn_amp-1x_coco": TRANSNEXT,
     "segmentation/transnext/upernet_transnext-tiny_8xb2-160k_ade20k-512x512": TRANSNEXT,
+    "detection/agent/mask-rcnn_agent-pvt-t_fpn_1x_coco": {},
+    "segmentation/agent/upernet_agent-swin-t_8xb2-160k_ade20k-512x512": {},
     "detection/gcvit/mask-rcnn_gcvit-t_fpn_amp-ms-crop-3x_coco": TINY_GCVIT,
     "detection/gcvit/cascade-mask-rcnn_gcvit-t_fpn_ms-crop-3x_coco": TINY_GCVIT,
     "detection/vsa/mask-rcnn_vsa-vitaev2-s_fpn_ms-crop-1x_coco": VSA,
@@ -116,6 +118,10 @@ STEPS = {
 }
 # (fixture of the authors' dense backbone, config, how the authors' rule finds what is not decayed)
 DECAY_RULES = {
+    "agent/agent_swin_t-dense": (
+        "detection/agent/mask-rcnn_agent-swin-t_fpn_ms-crop-1x_coco",
+        "relative_position_bias_table|norm|(an|na|ah|aw|ha|wa)_bias",
+    ),
     "nat/nat_mini-dense": ("detection/nat/mask-rcnn_nat-m_fpn_amp-ms-crop-3x_coco", "norm|rpb"),
     "dinat/dinat_mini-dense": ("segmentation/dinat/upernet_dinat-m_8xb2-amp-160k_ade20k-512x512", "norm|rpb"),
     "biformer/biformer_small-dense": ("detection/biformer/mask-rcnn_biformer-s_fpn_amp-1x_coco", "norm"),
@@ -149,6 +155,7 @@ def _load(name: str) -> Config:
 def test_every_published_combination_is_there():
     families = {name.rsplit("/", 1)[0] for name in PATHS}
     named = (
+        "agent",
         "crossformer",
         "maxvit",
         "biformer",

@@ -10,7 +10,6 @@ weights, and it is what they report.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,21 +17,27 @@ import torch
 from torch import nn
 
 from backbones.layers.attention.agent import AgentAttention, resize_lines
-from backbones.layers.attention.relpos import resize_bias_table
+from backbones.models.cswin import CSWIN_KEYS, CSwinTransformer, convert_branches
 from backbones.models.deit import DeiT
 from backbones.models.isotropic import TOKEN_KEYS, resize_position_embedding
+from backbones.models.pvt import (
+    PVT_KEYS,
+    PyramidVisionTransformer,
+    join_queries,
+    resize_position_embeddings,
+)
 from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family
-from backbones.models.swin import Swin
+from backbones.models.swin import SWIN_BUFFERS, SWIN_KEYS, Swin, convert_swin
 
+_TINY = {"name": "agent", "agent_size": 2}
 AGENTS = (3, 4, 7, 7)  # a side, in the stages of the hierarchical hosts
-COCO_AGENTS = (9, 12, 14, 7)  # those of Agent-Swin in the authors' detectors and segmentors
+SWIN_POOLS, PVT_POOLS = (9, 12, 14, 7), (12, 16, 28, 28)  # those in the authors' detectors and segmentors
 
 _FAMILY = {
     "paper_name": "Agent Attention: On the Integration of Softmax and Linear Attention",
     "paper_ids": "arXiv:2312.08874",
     "origin_url": "https://github.com/LeapLabTHU/Agent-Attention",
     "license": "unknown",
-    "drop_keys": r"\.relative_position_index$|\.attn_mask$",
     "sized": True,
 }
 
@@ -49,7 +54,9 @@ def _file(share: str, top1: float, side: int = 224, crop: bool = True, **args: A
     )
 
 
-def _stages(kinds: str, softmax: Mapping[str, Any], pools: tuple[int, ...] | None = None) -> tuple[Any, ...]:
+def _stages(
+    kinds: str, softmax: Mapping[str, Any] | None = None, pools: tuple[int, ...] | None = None
+) -> tuple[Any, ...]:
     """The mixers of stages whose kinds are those of the authors' `attn_type`.
 
     Args:
@@ -65,7 +72,7 @@ def _stages(kinds: str, softmax: Mapping[str, Any], pools: tuple[int, ...] | Non
 
 
 def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Biases of agents are of any size of images, and tables of windows, by query minus key there, of any window."""
+    """Biases of agents are of any size of images."""
     for name, module in model.named_modules():
         if isinstance(module, AgentAttention):
             for bias in ("ah", "aw", "ha", "wa", "ac", "ca"):
@@ -75,13 +82,6 @@ def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str,
                 if value.ndim > 3:  # one axis for each dimension of the map, and the agents before or after them
                     value = value[0].flatten(1, -2).transpose(1, 2) if bias[1] == "a" else value[0].flatten(2)
                 state_dict[f"{name}.{bias}_bias"] = resize_lines(value, getattr(module, f"{bias}_bias").shape[2])
-        table = state_dict.get(f"{name}.relative_position_bias_table")
-        if table is not None:
-            if table.ndim == 2:
-                side = math.isqrt(table.shape[0])
-                table = table.T.reshape(-1, side, side).flip(1, 2)
-            rows, columns = ((n + 1) // 2 for n in module.relative_position_bias_table.shape[1:])
-            state_dict[f"{name}.relative_position_bias_table"] = resize_bias_table(table, (rows, columns), "bicubic")
     return state_dict
 
 
@@ -111,7 +111,7 @@ register_family(
             "depth": 4,
             "num_heads": 2,
             "img_size": 64,
-            "mixer": ({"name": "agent", "agent_size": 3}, "softmax"),
+            "mixer": (_TINY, "softmax"),
         },
         variants={
             "agent_deit_t": _deit(192, 7, in1k=_file("57e0904221824ee7b7af", 74.9)),
@@ -126,15 +126,50 @@ register_family(
     )
 )
 
+# -------------------------------------------------------------------------------------------------------------- PVT
+
+
+def _pvt(depths: tuple[int, ...], **weights: Weights) -> Variant:
+    return Variant({"depths": depths, "mixer": _stages("AAAA")}, weights)
+
+
+def _convert_pvt(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    return _convert(resize_position_embeddings(join_queries(state_dict), model), model)
+
+
+register_family(
+    Family(
+        **_FAMILY,
+        model=PyramidVisionTransformer,
+        key_map=PVT_KEYS,
+        convert=_convert_pvt,
+        dense=DenseForm(norm=None, args={"mixer": _stages("AAAA", pools=PVT_POOLS)}),
+        tiny={
+            "dims": (16, 16, 32, 32),
+            "depths": (1, 1, 1, 1),
+            "num_heads": (2, 2, 2, 4),
+            "mlp_ratios": (2, 2, 2, 2),
+            "img_size": 64,
+            "mixer": _TINY,
+        },
+        variants={
+            "agent_pvt_t": _pvt((2, 2, 2, 2), in1k=_file("13fdf0e0a7c5498c934f", 78.4)),
+            "agent_pvt_s": _pvt((3, 4, 6, 3), in1k=_file("36b8be9a8863456685a3", 82.2)),
+            "agent_pvt_m": _pvt(
+                (3, 4, 18, 3),
+                in1k=_file("4d00ecacf18b45f9b88c", 83.4),
+                in1k_256=_file("654df734121643b19c52", 83.8, 256, img_size=256),
+            ),
+            "agent_pvt_l": _pvt((3, 8, 27, 3), in1k=_file("040cfe0cfbbe4762ad09", 83.7)),
+        },
+    )
+)
+
 # ------------------------------------------------------------------------------------------------------------- Swin
 
-_SWIN_KEYS = (
-    (r"^patch_embed\.proj\.", "stem.conv1."),
-    (r"^patch_embed\.norm\.", "stem.norm."),
-    (r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
-    (r"^layers\.", "stages."),
-    (r"\.attn\.relative_position_bias_table$", ".attn.rel_pos.relative_position_bias_table"),
-)
+
+def _convert_swin(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    return _convert(convert_swin(state_dict, model), model)
 
 
 def _windows(size: int) -> dict[str, Any]:
@@ -144,16 +179,16 @@ def _windows(size: int) -> dict[str, Any]:
 def _swin(name: str, kinds: str, dim: int, depths: tuple[int, ...], weights: dict[str, Weights]) -> None:
     """Register a size, whose form in detectors is its own: there, windows of small maps are shifted too."""
     args = {"dim": dim, "depths": depths, "num_heads": tuple(dim // 32 * 2**i for i in range(4))}
-    agent, window = {"name": "agent", "agent_size": 2}, _windows(3)
-    tiny = {"A": agent, "B": window, "M": (agent, window)}
+    tiny = {"A": _TINY, "B": _windows(3), "M": (_TINY, _windows(3))}
     register_family(
         Family(
             **_FAMILY,
             model=Swin,
-            key_map=_SWIN_KEYS,
-            convert=_convert,
+            key_map=SWIN_KEYS,
+            drop_keys=SWIN_BUFFERS,
+            convert=_convert_swin,
             dense=DenseForm(
-                keys=r"^norm(\d)\.", args={"mixer": _stages(kinds, {**_windows(7), "fit": False}, COCO_AGENTS)}
+                keys=r"^norm(\d)\.", args={"mixer": _stages(kinds, {**_windows(7), "fit": False}, SWIN_POOLS)}
             ),
             tiny={
                 "dim": 16,
@@ -191,4 +226,55 @@ _swin(
             "bb84ee9058954706a557", 84.9, 384, crop=False, img_size=384, mixer=_stages("AAMB", _windows(12))
         ),
     },
+)
+
+# ------------------------------------------------------------------------------------------------------------ CSwin
+
+
+def _cswin_mixer(stripe_width: int) -> tuple[Any, ...]:
+    stripes = ({"name": "cross_shaped", "stripe_width": width} for width in (stripe_width, 0))
+    return *_stages("AA"), *stripes
+
+
+def _cswin(dim: int, depths: tuple[int, ...], **weights: Weights) -> Variant:
+    heads = tuple((4 if dim == 96 else 2) * 2**i for i in range(4))
+    return Variant({"dim": dim, "depths": depths, "num_heads": heads, "mixer": _cswin_mixer(7)}, weights)
+
+
+def _convert_cswin(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The convolution of agent attention is called as the stripes' position encoding there."""
+    out = {}
+    agents = {name for name, module in model.named_modules() if isinstance(module, AgentAttention)}
+    for key, value in convert_branches(state_dict, model).items():
+        name, _, rest = key.partition(".lepe.")
+        out[f"{name}.dwc.{rest}" if name in agents and rest else key] = value
+    return _convert(out, model)
+
+
+register_family(
+    Family(
+        **_FAMILY,
+        model=CSwinTransformer,
+        key_map=(*CSWIN_KEYS, (r"\.attns\.0\.", ".attn.")),
+        convert=_convert_cswin,
+        averaged=True,
+        tiny={
+            "dim": 16,
+            "depths": (1, 1, 2, 1),
+            "num_heads": (2, 2, 2, 4),
+            "mlp_ratio": 2.0,
+            "img_size": 64,
+            "mixer": (_TINY, _TINY, "cross_shaped", {"name": "cross_shaped", "stripe_width": 0}),
+        },
+        variants={
+            "agent_cswin_t": _cswin(64, (2, 4, 18, 1), in1k=_file("8c562a74441e46d5902b", 83.1)),
+            "agent_cswin_s": _cswin(64, (3, 6, 29, 2), in1k=_file("30eb8af675bc4b7a8747", 83.9)),
+            "agent_cswin_b": _cswin(
+                96,
+                (3, 6, 29, 2),
+                in1k=_file("c8035b0839b2410c8c9f", 84.7),
+                in1k_384=_file("1239be0df44b47719432", 85.8, 384, img_size=384, mixer=_cswin_mixer(12)),
+            ),
+        },
+    )
 )

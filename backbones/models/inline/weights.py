@@ -18,7 +18,7 @@ from torch import nn
 from backbones.models.cswin import CSWIN_KEYS, CSwinTransformer, convert_branches
 from backbones.models.deit import DeiT
 from backbones.models.isotropic import TOKEN_KEYS, resize_position_embedding
-from backbones.models.pvt import PVT_KEYS, PyramidVisionTransformer, resize_position_embeddings
+from backbones.models.pvt import PVT_KEYS, PyramidVisionTransformer, join_queries, resize_position_embeddings
 from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family, renames
 from backbones.models.swin import SWIN_BUFFERS, SWIN_KEYS, Swin, convert_swin
 
@@ -69,14 +69,7 @@ register_family(
 
 
 def _convert_pvt(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """The authors' queries have a layer of their own."""
-    out = {}
-    for key, value in resize_position_embeddings(state_dict, model).items():
-        if ".attn.q." in key:
-            out[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([value, state_dict[key.replace(".q.", ".kv.")]])
-        elif ".attn.kv." not in key:
-            out[key] = value
-    return out
+    return resize_position_embeddings(join_queries(state_dict), model)
 
 
 def _pvt(depths: tuple[int, ...], file: str, top1: float) -> Variant:

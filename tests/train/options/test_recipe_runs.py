@@ -54,6 +54,7 @@ _DEIT = Schedule(300, 1024, 1e-3, 5, 1e-6, 1e-5, 300)
 _NAT = Schedule(310, 1024, 1e-3, 20, 1e-6, 5e-6, 300)
 SCHEDULES = {
     "agent": Schedule(300, 1024, 1e-3, 20, 1e-6, 1e-5, 300),
+    "agent:scratch_256": Schedule(310, 512, 5e-4, 5, 1e-6, 1e-5, 300),
     "agent:scratch_288": Schedule(300, 512, 5e-4, 20, 5e-7, 5e-6, 300),
     "agent:scratch_448": Schedule(300, 512, 5e-4, 20, 5e-7, 5e-6, 300),
     "agent:finetune_384": Schedule(30, 256, 1e-5, 5, 1e-8, 1e-7, 30),
@@ -126,24 +127,25 @@ def _scaled(epochs: int, batch: int, warmup: int, start: float, floor: float) ->
     return Schedule(epochs, batch, 5e-4 * factor, warmup, start * factor, floor * factor, 300)
 
 
-_INLINE_CSWIN = _scaled(310, 1024, 20, 1e-6, 1e-5)
-_INLINE_PVT = _scaled(310, 1024, 5, 1e-6, 1e-5)
-_INLINE = {
-    "inline_deit_t": _scaled(300, 4096, 20, 5e-7, 5e-6),
-    "inline_deit_b": _scaled(300, 512, 20, 5e-7, 5e-6),
-    "inline_swin_b": _scaled(300, 512, 20, 5e-7, 5e-6),
-    **dict.fromkeys(("inline_pvt_t", "inline_pvt_s", "inline_pvt_m"), _INLINE_PVT),
-    "inline_pvt_l": _scaled(310, 512, 5, 1e-6, 1e-5),
-    **dict.fromkeys(("inline_cswin_t", "inline_cswin_s"), _INLINE_CSWIN),
-    "inline_cswin_b": _scaled(310, 512, 20, 1e-6, 1e-5),
+_CSWIN = _scaled(310, 1024, 20, 1e-6, 1e-5)
+_PVT = _scaled(310, 1024, 5, 1e-6, 1e-5)
+_HOSTS = {  # of Agent and InLine attention, where not as in their small DeiT and Swin
+    "deit_t": _scaled(300, 4096, 20, 5e-7, 5e-6),
+    "swin_b": _scaled(300, 512, 20, 5e-7, 5e-6),
+    **dict.fromkeys(("pvt_t", "pvt_s", "pvt_m"), _PVT),
+    "pvt_l": _scaled(310, 512, 5, 1e-6, 1e-5),
+    **dict.fromkeys(("cswin_t", "cswin_s"), _CSWIN),
+    "cswin_b": _scaled(310, 512, 20, 1e-6, 1e-5),
 }
 EXCEPTIONS = {
-    ("agent", "agent_deit_t"): Schedule(300, 4096, 4e-3, 20, 4e-6, 4e-5, 300),
-    ("agent", "agent_swin_b"): Schedule(300, 512, 5e-4, 20, 5e-7, 5e-6, 300),
     **{("dinat", name): _LONG_WARMUP for name in ("nat_isotropic_b", "dinat_isotropic_b", "vitrpb_b")},
     **{("gcvit", f"gcvit_{size}"): SCHEDULES["gcvit"]._replace(batch=1024) for size in ("s", "s2", "b", "l")},
-    **{("inline", name): schedule for name, schedule in _INLINE.items()},
-    ("inline:finetune_384", "inline_cswin_b.in1k_384"): Schedule(30, 256, 2.5e-6, floor=2.5e-7, length=20),
+    **{(recipe, f"{recipe}_{name}"): schedule for recipe in ("agent", "inline") for name, schedule in _HOSTS.items()},
+    ("inline", "inline_deit_b"): _HOSTS["swin_b"],
+    **{
+        (f"{recipe}:finetune_384", f"{recipe}_cswin_b.in1k_384"): Schedule(30, 256, 2.5e-6, floor=2.5e-7, length=20)
+        for recipe in ("agent", "inline")
+    },
     **{("patnet", name): _HALF_BATCH for name in ("patnet_m", "patnet_l")},
     **{
         ("soft", f"soft_{size}"): SCHEDULES["soft"]._replace(batch=256, peak=rate / 4)
@@ -250,6 +252,7 @@ def test_images_stochastic_depth_and_weight_decay(recipe, model):
     "recipe, model, decayed",
     [
         ("agent", "agent_deit_t", r"\.(an|na|ah|aw|ha|wa|ac|ca)_bias$"),
+        ("agent", "agent_pvt_t", r"\.(an|na|ah|aw|ha|wa)_bias$|\.pos_embed\.table$"),
         ("agent", "agent_swin_t", None),
         ("nat", "nat_m", r"\.rpb$"),
         ("dinat", "dinat_m", r"\.rpb$"),
@@ -335,6 +338,27 @@ def test_windows_of_swin_v2(recipe, model, windows, trained):
     assert [attention.shift for attention in last] == [(shift, shift) for shift in shifts]
     assert [a.rel_pos.trained_window for a in last] == [side and (side, side) for side in trained]
     assert options.layer_decay == (0.75 if recipe.endswith("simmim") else None)
+
+
+@pytest.mark.parametrize(
+    "recipe, model, window, maps",
+    [
+        ("agent", "agent_swin_b", 7, (56, 28, 14)),
+        ("agent:scratch_288", "agent_swin_s.in1k_288", 9, (72, 36)),
+        ("agent:finetune_384", "agent_swin_b.in1k_384", 12, (96, 48, 24)),
+        ("agent:finetune_384", "agent_cswin_b.in1k_384", 12, (96, 48)),
+        ("agent:scratch_256", "agent_pvt_m.in1k_256", None, (64, 32, 16, 8)),
+    ],
+)
+def test_agents_and_windows(recipe, model, window, maps):
+    _, network, _ = built(recipe, model)
+    first, last = ([stage.blocks[i].attn for stage in network.stages] for i in (0, -1))
+    agents = first[: len(maps)]
+    assert [agent.map_size for agent in agents] == [(side, side) for side in maps]
+    assert [agent.agent_size for agent in agents] == [3, 4, 7, 7][: len(maps)]
+    if "swin_" in model and window:
+        found = {getattr(a, "window_size", None) or a.stripe_width for a in last[2 : 3 if "cswin" in model else 4]}
+        assert found == {window if "cswin" in model else (window, window)}
 
 
 _224 = [(1, 8, 1), (1, 4, 1, 4), (1, 2) * 9, (1,) * 5]
