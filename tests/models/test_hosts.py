@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
-from backbones.layers.mixers import MIXERS, Mixer
+from backbones.layers.mixers import _GIVEN, MIXERS, Mixer, _parameters
 from backbones.models.cswin import CSwinTransformer
 from backbones.models.deit import DeiT
 from backbones.models.pvt import PyramidVisionTransformer
@@ -25,6 +28,18 @@ TINY = {
 }
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "mixers.md"
+ROWS = {
+    cells[0].strip("`"): cells[1:]
+    for cells in (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in PAGE.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    )
+}
+COLUMNS = {DeiT: 3, PyramidVisionTransformer: 4, Swin: 5, CSwinTransformer: 6}
+
+
 def make(host: type, **args):
     torch.manual_seed(0)
     return host(**{**TINY[host], "num_classes": 3, "img_size": 64, **args})
@@ -42,7 +57,28 @@ def test_pairs(host, name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["softmax", "shifted_window"])
+@pytest.mark.parametrize("name", MIXERS)
+def test_the_page_is_in_step(name):
+    """`docs/mixers.md`: options, class token, and where a host has the heads, the widths and the maps for it."""
+    _, options, token, *_ = ROWS[name]
+    factory = Mixer.of(name).factory
+    assert re.findall(r"`(\w+)`", options) == [key for key in _parameters(factory)[0][2:] if key not in _GIVEN]
+    assert token == ("yes" if Mixer.of(name).takes_prefix else "no")
+    for host, column in COLUMNS.items():
+        blocks = {"depth": 1} if host is DeiT else {"depths": (1, 1, 1, 1)}
+        if ROWS[name][column] == "heads":
+            with pytest.raises(ValueError, match="num_heads"):
+                host(mixer=name, device="meta", **blocks)
+        else:
+            assert ROWS[name][column] in ("yes", "late")
+            host(mixer=name, device="meta", **blocks)
+
+
+def test_the_page_has_no_other_mixers():
+    assert list(ROWS) == list(MIXERS)
+
+
+@pytest.mark.parametrize("name", ["softmax", "shifted_window", "agent"])
 @pytest.mark.parametrize("host", TINY)
 def test_another_size_of_images(host, name):
     """A model that is told another size is one that was built for it."""
