@@ -156,7 +156,11 @@ def inline(
     """Linear attention that is normalised by a subtraction, and a local term (InLine)."""
     dd = {"device": device, "dtype": dtype}
     if num_prefix_tokens is not None:
-        return TokenInLineAttention(dim, num_heads, feature_map=feature_map, num_prefix_tokens=num_prefix_tokens, **dd)
+        if kernels_from != "input":
+            raise ValueError(
+                f'in a host of tokens, kernels_from of the mixer "inline" is "input", not {kernels_from!r}'
+            )
+        return TokenInLineAttention(dim, num_heads, True, feature_map, lepe, num_prefix_tokens, **dd)
     return InLineAttention(dim, num_heads, True, feature_map, lepe, kernels_from, **dd)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,13 +39,17 @@ def test_every_parameter_gets_a_finite_gradient(name, autocast):
         assert not [n for n, g in gradients.items() if not g.isfinite().all()]
 
 
+# What moves the tokens of the map alone, in the last block of models whose head sees the class token alone.
+UNSEEN = {"inline_deit_b": r"blocks\.3\.attn\.local\."}
+
+
 @pytest.mark.parametrize("name", DISTINCT)
 def test_every_parameter_moves_the_loss(name):
     """Off its initial values (layer scales near zero, last layers at zero), no parameter is without effect."""
     model = stir(tiny(name, num_classes=5, dtype=torch.float64)).train()
     _, gradients = _gradients(model, image(96, 128).double())
     # A bias that a normalisation or softmax takes out again has a gradient of rounding errors only, never exactly zero.
-    assert not [n for n, g in gradients.items() if not g.any()]
+    assert not [n for n, g in gradients.items() if not (g.any() or re.match(UNSEEN.get(name, "$^"), n))]
 
 
 @pytest.mark.parametrize("name", DISTINCT)

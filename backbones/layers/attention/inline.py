@@ -102,7 +102,7 @@ class TokenInLineAttention(InLineAttention):
     These take part in the global part and in the mean position, and have no neighbours.
 
     Args:
-        dim, num_heads, qkv_bias, feature_map: As in `InLineAttention`.
+        dim, num_heads, qkv_bias, feature_map, lepe: As in `InLineAttention`.
         num_prefix_tokens: P.
 
     Maps `(B, P + H * W, C)` and the grid `(H, W)` to `(B, P + H * W, C)`.
@@ -114,11 +114,12 @@ class TokenInLineAttention(InLineAttention):
         num_heads: int = 8,
         qkv_bias: bool = True,
         feature_map: str = "identity",
+        lepe: bool = False,
         num_prefix_tokens: int = 1,
         device=None,
         dtype=None,
     ) -> None:
-        super().__init__(dim, num_heads, qkv_bias, feature_map, device=device, dtype=dtype)
+        super().__init__(dim, num_heads, qkv_bias, feature_map, lepe, device=device, dtype=dtype)
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

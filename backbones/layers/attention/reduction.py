@@ -11,7 +11,7 @@ from backbones.layers.conv.basic import ConvNorm, ResidualDepthwiseConv
 from backbones.layers.pointwise import Linear
 from backbones.ops.attention import biased_attention
 from backbones.ops.cache import shape_cache
-from backbones.ops.sizes import is_symbolic, larger, pad_map
+from backbones.ops.sizes import is_symbolic, larger, pad_map, static_size
 
 
 @register_notrace_module
@@ -65,7 +65,7 @@ class SpatialReductionAttention(nn.Module):
         """The map `(B, H / R, W / R, C)` that is attended to."""
         if self.sr is None:
             return x
-        x = pad_map(x, *(larger(side, self.reduction) for side in x.shape[1:3]))
+        x = pad_map(x, *(larger(static_size(side), self.reduction) for side in x.shape[1:3]))
         return self.norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
     def extra_repr(self) -> str:

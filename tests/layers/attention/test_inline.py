@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from backbones.layers.attention.inline import FEATURE_MAPS, InLineAttention, TokenInLineAttention
 from backbones.layers.block import MixerBlock
+from backbones.layers.mixers import Mixer
 from tests.models.zoo import stir
 
 
@@ -57,10 +58,10 @@ def test_maps(args, grid):
     _assert_same(layer, x, layer(x), _reference(layer, tokens, grid, tokens).view(x.shape))
 
 
-@pytest.mark.parametrize("prefix", [0, 1, 2])
-def test_tokens_in_front_of_the_map(prefix):
+@pytest.mark.parametrize("prefix, lepe", [(0, False), (1, False), (2, True)])
+def test_tokens_in_front_of_the_map(prefix, lepe):
     torch.manual_seed(0)
-    layer = stir(TokenInLineAttention(12, 3, num_prefix_tokens=prefix, dtype=torch.float64), std=0.5)
+    layer = stir(TokenInLineAttention(12, 3, lepe=lepe, num_prefix_tokens=prefix, dtype=torch.float64), std=0.5)
     x = torch.randn(2, prefix + 15, 12, dtype=torch.float64, requires_grad=True)
     _assert_same(layer, x, layer(x, (3, 5)), _reference(layer, x, (3, 5), x))
 
@@ -95,6 +96,11 @@ def test_half_precision_holds_large_maps_and_values(dtype):
     for want, got in zip(*results):
         assert got.isfinite().all()
         assert (got - want).std() < 8 * eps * want.std()
+
+
+def test_hosts_of_tokens_have_no_shortcut_for_the_kernels():
+    with pytest.raises(ValueError, match=r"kernels_from of the mixer .inline. is .input., not 'shortcut'"):
+        Mixer.of({"name": "inline", "kernels_from": "shortcut"})(12, 3, map_size=(3, 5), num_prefix_tokens=1)
 
 
 @pytest.mark.parametrize(
