@@ -66,7 +66,7 @@ register_family(
         convert=convert_branches,
         averaged=True,
         sized=True,
-        tiny={"dim": 16, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 2, 4), "mlp_ratio": 2.0, "img_size": 64},
+        tiny={"dim": 16, "depths": (1, 1, 1, 1), "num_heads": (2, 2, 2, 4), "mlp_ratio": 2.0, "img_size": 64},
         variants={
             "cswin_t": Variant({"depths": (1, 2, 21, 1)}, {"in1k": _cswin(82.7)}),
             "cswin_s": Variant({"depths": _DEEP}, {"in1k": _cswin(83.6)}),

@@ -170,7 +170,7 @@ register_family(
         key_map=(*CSWIN_KEYS, (r"\.attns\.0\.", ".attn."), *_KEYS),
         convert=convert_branches,
         averaged=True,
-        tiny={"dim": 16, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 2, 4), "mlp_ratio": 2.0, "img_size": 64},
+        tiny={"dim": 16, "depths": (1, 1, 1, 1), "num_heads": (2, 2, 2, 4), "mlp_ratio": 2.0, "img_size": 64},
         variants={
             "inline_cswin_t": _cswin(64, (2, 4, 18, 1), _weights("49fa2ecc543647c4b970", 83.2)),
             "inline_cswin_s": _cswin(64, (3, 6, 29, 2), _weights("59f4e65f776f4052b93c", 83.8)),
