@@ -101,7 +101,7 @@ register_family(
         dense=DenseForm(norm=None),
         first_conv="stem.convs.0.conv",
         tiny={
-            "layout": ("B", "BA", "A", "AA"),
+            "layout": ("A", "B", "B", "BA"),
             "dims": (16, 24, 32, 48),
             "widths": (16, 16, 16, 32),
             "num_heads": (2, 2, 2, 4),

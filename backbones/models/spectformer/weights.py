@@ -85,7 +85,7 @@ register_family(
             "img_size": 64,
             "stem_dim": 8,
             "dims": (32, 32, 32, 64),
-            "depths": (1, 1, 1, 2),
+            "depths": (1, 1, 1, 1),
             "mlp_ratios": (2, 2, 2, 2),
         },
         variants={
