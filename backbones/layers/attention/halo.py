@@ -20,13 +20,6 @@ def _offsets(block: int, window: int, device: torch.device) -> torch.Tensor:
     return (key[None, :] - query[:, None] + window - 1).flatten()
 
 
-@shape_cache()
-def _places(window: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """`(window * window, 2 * window)`: a one for the row of every key of a window, and one for its column."""
-    one = torch.eye(window, dtype=dtype, device=device)
-    return torch.cat([one.repeat_interleave(window, 0), one.repeat(window, 1)], 1)
-
-
 class FactorizedRelativePosition(nn.Module):
     """Learned vectors for row and column offsets, multiplied with the query (arXiv 2103.12731, section 2.2).
 
@@ -52,7 +45,7 @@ class FactorizedRelativePosition(nn.Module):
             nn.init.trunc_normal_(table, std=table.shape[1] ** -0.5)
 
     def forward(self, q: torch.Tensor) -> torch.Tensor:
-        """`(..., block * block, c)` to `(..., block * block, 2w)`: the terms of every row, then of every column."""
+        """Queries `(..., block * block, c)` to the terms of all keys, `(..., block * block, w * w)`."""
         offsets = _offsets(self.block, self.window, q.device)
         rows, columns = (
             table.index_select(0, offsets).unflatten(0, (self.block, self.window)).to(q.dtype)
@@ -61,7 +54,7 @@ class FactorizedRelativePosition(nn.Module):
         q = q.unflatten(-2, (self.block, self.block))
         of_rows = torch.einsum("...yxc,yjc->...yxj", q, rows)
         of_columns = torch.einsum("...yxc,xjc->...yxj", q, columns)
-        return torch.cat([of_rows, of_columns], -1).flatten(-3, -2)
+        return (of_rows[..., None] + of_columns[..., None, :]).flatten(-2).flatten(-3, -2)
 
     def extra_repr(self) -> str:
         return f"block={self.block}, window={self.window}"
@@ -129,18 +122,15 @@ class HaloAttention(nn.Module):
         self.pool = AvgPool2dSame() if averages else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        step, window = self.query_stride, self.block_size + 2 * self.halo_size
+        step = self.query_stride
         q = self.q(x[:, ::step, ::step])
         blocks = Groups.of(q, (self.block_size // step,) * 2)
         q = blocks.cut(blocks.pad(q)).flatten(0, 1)
         kv = halo_windows(self.kv(x), self.block_size, self.halo_size, blocks.count).flatten(0, 1)
         q, kv = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, kv))
         k, v = kv.split([self.head_dim, kv.shape[-1] - self.head_dim], -1)
-        content = q * self.head_dim**-0.5
-        # Terms of positions enter by further channels: keys have a one at their row and at their column.
-        q = torch.cat([content, self.pos_embed(content if self.scale_positions else q)], -1)
-        places = _places(window, k.dtype, k.device).expand(*k.shape[:2], -1, -1)
-        out = biased_attention(q, torch.cat([k, places], -1), v, scale=1.0)
+        bias = self.pos_embed(q * self.head_dim**-0.5 if self.scale_positions else q)
+        out = biased_attention(q, k, v, bias)
         out = blocks.crop(blocks.join(out.transpose(1, 2).flatten(2).unflatten(0, (blocks.batch, -1))))
         return self.pool(out.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 

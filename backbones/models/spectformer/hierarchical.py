@@ -5,7 +5,7 @@
 - A class token, made of the last map's mean, attends to the map once (from Wave-ViT's code, arXiv 2207.04978).
 
 Any image size: filters are stored for one size and resized to others, bicubic, which the authors' code does for its
-vanilla models only; its hierarchical ones take 224 pixels alone. Graphs of torch.export keep the transforms.
+vanilla models only; its hierarchical ones take 224 pixels alone.
 
 Differences from the paper: it counts the auxiliary head (`aux_head`), of tokens, that the authors' recipe trains and
 evaluates with; the authors publish no weights.
