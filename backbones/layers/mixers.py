@@ -42,6 +42,7 @@ from backbones.layers.attention.routing import BiLevelRoutingAttention
 from backbones.layers.attention.softmax_free import SoftmaxFreeAttention
 from backbones.layers.attention.stripe import CrossShapedAttention
 from backbones.layers.attention.super_token import SuperTokenAttention
+from backbones.layers.attention.varied_window import VariedSizeWindowAttention
 from backbones.layers.attention.window import (
     CosineWindowAttention,
     FittedWindowAttention,
@@ -176,11 +177,17 @@ def spectral(dim: int, num_heads: int, map_size: MapSize, device=None, dtype=Non
     return SpectralGating(dim, map_size, device=device, dtype=dtype)
 
 
+def varied_window(dim: int, num_heads: int, window_size: int = 7, device=None, dtype=None) -> nn.Module:
+    """Windows that choose where, and how far apart, they read keys and values (VSA)."""
+    return VariedSizeWindowAttention(dim, num_heads, window_size, convention="swin", device=device, dtype=dtype)
+
+
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "softmax": softmax,
     "window": window,
     "shifted_window": shifted_window,
     "cosine_window": cosine_window,
+    "varied_window": varied_window,
     "grid": GridAttention,
     "cross_shaped": cross_shaped,
     "spatial_reduction": SpatialReductionAttention,

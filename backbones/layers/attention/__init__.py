@@ -20,6 +20,7 @@ from backbones.layers.attention.routing import BiLevelRoutingAttention
 from backbones.layers.attention.softmax_free import SoftmaxFreeAttention
 from backbones.layers.attention.stripe import CrossShapedAttention
 from backbones.layers.attention.super_token import SuperTokenAttention
+from backbones.layers.attention.varied_window import VariedSizeWindowAttention
 from backbones.layers.attention.window import GridAttention, WindowAttention
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "SoftmaxFreeAttention",
     "SpatialReductionAttention",
     "SuperTokenAttention",
+    "VariedSizeWindowAttention",
     "WindowAttention",
     "resize_bias_table",
 ]

@@ -10,7 +10,7 @@ from torch import nn
 from backbones.layers.attention.relpos import RelativePositionBias2d
 from backbones.layers.pointwise import Linear
 from backbones.ops.cache import shape_cache
-from backbones.ops.sizes import is_symbolic, larger
+from backbones.ops.sizes import is_symbolic
 from backbones.ops.window import Groups, sample_windows, window_attention
 
 CONVENTIONS = ("classifier", "detector", "swin")
@@ -92,17 +92,20 @@ class VariedSizeWindowAttention(nn.Module):
         places = []
         for axis, (centres, steps) in enumerate(_nominal(listed, x.device)):
             distance, growth = chosen[..., 0, 1 - axis], chosen[..., 1, 1 - axis]  # x comes first
-            centre = centres[:, None] + distance * self._unit(groups, axis)
+            centre = centres[:, None] + distance * self._unit(groups, axis, x.device)
             places.append(centre[..., None] + (1 + growth[..., None]) * steps)
         return places[0], places[1]
 
-    def _unit(self, groups: Groups, axis: int) -> float:
+    def _unit(self, groups: Groups, axis: int, device: torch.device) -> float | torch.Tensor:
         """Pixels of a distance of one."""
         if self.convention == "swin":
-            windows = groups.count[axis]
+            return (groups.padded[axis] - 1) / (2 * groups.count[axis])
+        of = 1 - axis if self.convention == "detector" else axis
+        windows = (groups.height, groups.width)[of] // groups.size[of]
+        if is_symbolic(windows):  # as a tensor: symbolic maxima and quotients take minutes to simplify
+            windows = torch.full((), windows, dtype=torch.float32, device=device).clamp(min=1)
         else:
-            of = 1 - axis if self.convention == "detector" else axis
-            windows = larger((groups.height, groups.width)[of] // groups.size[of], 1)
+            windows = max(windows, 1)
         return (groups.padded[axis] - 1) / (2 * windows)
 
     def extra_repr(self) -> str:

@@ -15,6 +15,7 @@ from backbones.layers.patch import pad_to_multiple
 from backbones.layers.pointwise import Mlp
 from backbones.ops.chunks import chunkable
 from backbones.ops.fusion import fused
+from backbones.ops.sizes import crop_map, static_size
 
 
 class ParallelConv(nn.Module):
@@ -93,9 +94,16 @@ class ReductionCell(nn.Module):
         self.mlp = Mlp(dim, dim, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows, columns = ((static_size(n) + self.stride - 1) // self.stride for n in x.shape[2:])
+
+        def sized(y: torch.Tensor) -> torch.Tensor:
+            """What the convolutions' own arithmetic of sizes gives too, but tells no export for many sizes."""
+            return crop_map(y.permute(0, 2, 3, 1), rows, columns)
+
         x = pad_to_multiple(x, self.stride)
-        mixed = self.pos_embed(self.act(self.prm(x))).permute(0, 2, 3, 1)
-        x = self.attn(self.norm1(mixed)) + self.pcm(x).permute(0, 2, 3, 1)
+        mixed = sized(self.act(self.prm(x))).permute(0, 3, 1, 2)
+        mixed = self.norm1(self.pos_embed(mixed).permute(0, 2, 3, 1))
+        x = self.attn(mixed) + sized(self.pcm(x))
         return (x + self.mlp(self.norm2(x))).permute(0, 3, 1, 2)
 
 

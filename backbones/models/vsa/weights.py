@@ -115,7 +115,7 @@ register_family(
             "groups": (1, 4, 8, 16),
             "reduction_groups": (1, 4, 8, 16),
             "wide_pcm": False,
-            "window_size": 4,
+            "window_size": 7,
             "mlp_ratio": 2.0,
         },
         variants={
