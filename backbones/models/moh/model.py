@@ -4,7 +4,8 @@
   others the K that its router prefers; the rest count nothing.
 - In training a loss keeps the use of the routed heads balanced: with `balance_loss`, the model returns it too.
 
-All heads are computed, so routing saves no time. Any image size, as TransNeXt.
+All heads are computed, so routing saves no time. Any image size, as TransNeXt. Which heads are kept is discontinuous:
+where two are nearly tied, rounding decides, and half precision or TF32 decides otherwise for many tokens.
 
 Differences from the paper: gates have the mean 1, by factors of the number of shared heads, of K and of 2; those of the
 kept heads are renormalised over the kept.
