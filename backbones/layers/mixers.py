@@ -239,7 +239,7 @@ class Mixer:
         if isinstance(factory, str):
             if factory not in MIXERS:
                 close = difflib.get_close_matches(factory, MIXERS, n=1, cutoff=0.0)
-                raise ValueError(f"there is no mixer {factory!r}: did you mean {close[0]!r}?")
+                raise ValueError(f"there is no mixer {factory!r}; the nearest name is {close[0]!r}")
             mixer = cls(factory, MIXERS[factory], options)
         elif callable(factory):
             mixer = cls(getattr(factory, "__name__", repr(factory)), factory, options)

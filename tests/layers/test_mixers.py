@@ -53,7 +53,7 @@ def test_one_a_stage_and_one_a_block():
 @pytest.mark.parametrize(
     "mixer, message",
     [
-        ("neighbourhood", "there is no mixer 'neighbourhood': did you mean 'neighborhood'?"),
+        ("neighbourhood", "there is no mixer 'neighbourhood'; the nearest name is 'neighborhood'"),
         (
             {"name": "neighborhood", "kernel": 3},
             "the mixer 'neighborhood' has no option 'kernel': it has kernel_size, ",
