@@ -260,7 +260,7 @@ register_family(
         averaged=True,
         tiny={
             "dim": 16,
-            "depths": (1, 1, 2, 1),
+            "depths": (1, 1, 1, 1),
             "num_heads": (2, 2, 2, 4),
             "mlp_ratio": 2.0,
             "img_size": 64,
