@@ -18,6 +18,7 @@ from backbones.ops.fusion import fused
 from backbones.ops.sizes import crop_map, static_size
 
 
+@register_notrace_module
 class ParallelConv(nn.Module):
     """Three 3x3 convolutions, with BatchNorm and SiLU after the first two: ViTAE's parallel convolutional module.
 
