@@ -9,12 +9,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from backbones.layers.attention.relpos import resize_bias_table, table_of_swin
 from backbones.layers.attention.varied_window import VariedSizeWindowAttention
 from backbones.models.registry import DenseForm, Family, Variant, Weights, register_family, renames
+from backbones.models.swin import SWIN_KEYS, convert_swin
 from backbones.models.vsa.model import SwinVSA, ViTAEv2VSA
-
-_ATTENTION = ((r"\.attn\.relative_position_bias_table$", ".attn.rel_pos.relative_position_bias_table"),)
 
 _KEYS = (
     (r"^layers\.0\.RC\.", "stem."),
@@ -24,33 +22,25 @@ _KEYS = (
     (r"^(stem|stages\.\d\.(?:downsample|blocks\.\d+))\.pos\.", r"\1.pos_embed."),
     *renames(r"\.", {"PCM.0": "pcm.conv1", "PCM.1": "pcm.norm1", "PCM.3": "pcm.conv2", "PCM.4": "pcm.norm2"}),
     *renames(r"\.", {"PCM.6": "pcm.conv3"}),
-    *_ATTENTION,
+    (r"\.attn\.relative_position_bias_table$", ".attn.rel_pos.relative_position_bias_table"),
 )
 
 _SWIN_KEYS = (
-    (r"^patch_embed\.proj\.", "stem.conv1."),
-    (r"^patch_embed\.norm\.", "stem.norm."),
-    (r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
-    (r"^layers\.", "stages."),
+    *SWIN_KEYS,
     (r"^(stages\.\d\.blocks\.\d+)\.pos\.", r"\1.pos_embed."),
     (r"\.attn\.transform\.2\.", ".attn.place."),
-    *_ATTENTION,
 )
 
 
 def _convert(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """Queries have a projection of their own here, and all that a window chooses comes from one layer.
 
-    1x1 convolutions are linears; bias tables, by query minus key there, are of any window.
+    1x1 convolutions are linears; bias tables and patch merging are as in Swin's files.
     """
-    out = dict(state_dict)
+    out = convert_swin(dict(state_dict), model)
     for name, module in model.named_modules():
         if not isinstance(module, VariedSizeWindowAttention):
             continue
-        table = f"{name}.rel_pos.relative_position_bias_table"
-        if table in out:
-            value = table_of_swin(out[table]) if out[table].ndim == 2 else out[table]
-            out[table] = resize_bias_table(value, module.window_size, mode="bicubic")
         for kind in ("weight", "bias"):
             chosen = [out.pop(f"{name}.sampling_{what}.2.{kind}", None) for what in ("offsets", "scales")]
             if all(part is not None for part in chosen):
