@@ -65,7 +65,7 @@ def test_mixers(capsys, tmp_path):
 
 
 BAD = {
-    "mixer": (["mixers", "softmacks"], "there is no mixer 'softmacks': did you mean 'softmax'?"),
+    "mixer": (["mixers", "softmacks"], "there is no mixer 'softmacks'; the nearest name is 'softmax'"),
     "width": (["mixers", "--dim", "48"], "--dim must be a multiple of 32, not 48"),
     "model": (["models", "nat_q"], "did you mean nat_"),
     "pattern": (["models", "nothing_*"], "No model matches 'nothing_*'"),
