@@ -141,20 +141,20 @@ class LayerAttention:
                 values.gate(layer, last).fill_(1)
             return out
 
-        modules = dict(layer.named_modules())
         hooks: dict[str, Callable] = {name: lambda module, given, out: given[0] for name in values.after}
         if values.module:
             hooks[values.module] = encode
         if values.entry:
             hooks[values.entry] = enter
-        for name, module in modules.items():
-            inside = any(f"{name}.".startswith(f"{other}.") for other in (*hooks, *values.through))
-            if name and not inside and next(module.parameters(recurse=False), None) is not None:
-                hooks[name] = _detach
+        path = (*hooks, *values.through)  # what leads from keys to the result: all else is held as it is
         with contextlib.ExitStack() as stack:
-            for name, hook in hooks.items():
-                if name in modules:
-                    stack.callback(modules[name].register_forward_hook(hook).remove)
+            for name, module in layer.named_modules():
+                hook = hooks.get(name)
+                apart = not any(f"{name}.".startswith(f"{p}.") or f"{p}.".startswith(f"{name}.") for p in path)
+                if name and apart and next(module.parameters(recurse=False), None) is not None:
+                    hook = _detach
+                if hook is not None:
+                    stack.callback(module.register_forward_hook(hook).remove)
             out = layer(*args, **kwargs)
         out = out[0] if isinstance(out, tuple) else out
         out = out.movedim(1, -1) if "output" in values.first else out
