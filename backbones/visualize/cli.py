@@ -70,7 +70,9 @@ class _Views:
             raise OptionError(f"--at {args.at} is outside of the image of {width} x {height} pixels.")
         self.target = self._target(args.target)
         if args.stage is not None and not -count <= args.stage < count:
-            raise OptionError(f"--stage must be between {-count} and {count - 1}, the model's stages, not {args.stage}.")
+            raise OptionError(
+                f"--stage must be between {-count} and {count - 1}, the model's stages, not {args.stage}."
+            )
 
     def _target(self, name: str | None) -> int | None:
         if name is None:
@@ -115,13 +117,16 @@ class _Views:
             raise OptionError(f"Stage {stage} has no layer that weighs positions: those that have are {have}.")
         layers = stages[stage]
         if not -len(layers) <= self.args.block < len(layers):
-            raise OptionError(f"--block must be between 0 and {len(layers) - 1} in stage {stage}, not {self.args.block}.")
+            raise OptionError(
+                f"--block must be between 0 and {len(layers) - 1} in stage {stage}, not {self.args.block}."
+            )
         layer = layers[self.args.block]
         if self.args.head is not None and not 0 <= self.args.head < layer.num_heads:
             raise OptionError(f"--head must be between 0 and {layer.num_heads - 1}, not {self.args.head}.")
         return layer
 
     def attention(self, picture, maps: dict[str, LayerAttention]) -> list[Panel]:
+        """The chosen layer's heads."""
         layer = self.chosen(maps)
         heat = layer.at(*self.place(layer.size, picture.shape[:2]))
         signed = bool(heat.min() < -1e-3 * heat.abs().max())
@@ -130,7 +135,7 @@ class _Views:
             heads = [self.args.head]
             panels = []
         else:
-            heads = range(min(layer.num_heads, HEADS))
+            heads = _some(layer.num_heads)
             panels = [Panel("attention_mean", f"{label}\nmean of {layer.num_heads} heads", picture, heat.abs().mean(0))]
         panels += [Panel(f"attention_head{i}", f"head {i}", picture, heat[i], signed=signed) for i in heads]
         for panel in panels:
@@ -138,13 +143,20 @@ class _Views:
         return panels
 
     def selections(self, picture, images: Tensor) -> list[Panel]:
+        """Of models that leave out tokens or pairs of them: what each block keeps."""
         if not hasattr(self.model, "selections"):
             return []
         panels = []
         for i, selection in enumerate(self.model.selections(images)):
             if not selection.tokens.all():
-                share = f"block {i}: {100 * float(selection.token_share[0]):.0f} % of tokens"
-                panels.append(Panel(f"selection_block{i}", share, picture, selection.map()[0].float()))
+                title = f"block {i}: {100 * float(selection.token_share[0]):.0f} % of tokens"
+                panels.append(Panel(f"selection_block{i}", title, picture, selection.map()[0].float()))
+            if selection.pairs is not None:
+                y, x = self.place(selection.grid, picture.shape[:2])
+                prefix = selection.tokens.shape[1] - selection.grid[0] * selection.grid[1]
+                keys = selection.pairs[0, :, prefix + y * selection.grid[1] + x].float().mean(0)
+                title = f"block {i}: {100 * float(selection.pair_share[0]):.0f} % of pairs; heads that see a key"
+                panels.append(Panel(f"pairs_block{i}", title, picture, selection.map(keys), self.point))
         return panels
 
     def of_image(self, images: Tensor) -> tuple[list[Panel], list[View]]:
@@ -175,13 +187,16 @@ class _Views:
                 features = run.maps[i]
                 heat = similarity(features, *self.place(features.shape[2:], picture.shape[:2]))[0]
                 panels.append(
-                    Panel(f"similarity_stage{i}", f"similarity, {self.stages[i]}", picture, heat, self.point, signed=True)
+                    Panel(
+                        f"similarity_stage{i}", f"similarity, {self.stages[i]}", picture, heat, self.point, signed=True
+                    )
                 )
         if "page" in show:
             views = self.views(maps, run.maps)
         return panels, views
 
     def activation(self, picture, images: Tensor, logits: Tensor) -> list[Panel]:
+        """Grad-CAM, where there is one."""
         try:
             target = logits.argmax(1) if self.target is None else torch.tensor([self.target])
             heat = class_activation(self.model, images, target, self.args.stage)[0]
@@ -198,9 +213,15 @@ class _Views:
             layers = [first, *(ls[-1] for i, ls in self.by_stage(maps).items() if i in self.shown)]
         views = []
         for layer in dict.fromkeys(layers):
-            heads = range(min(layer.num_heads, HEADS)) if layer.num_heads > 1 else []
+            heads = _some(layer.num_heads) if layer.num_heads > 1 else []
             views += attention_views(layer.name, layer, heads)
         return views + [similarity_view(f"similarity, {self.stages[i]}", features[i]) for i in self.shown]
+
+
+def _some(heads: int) -> list[int]:
+    """Heads at equal distances, HEADS of them at most."""
+    count = min(heads, HEADS)
+    return [i * heads // count for i in range(count)]
 
 
 def _batches(source: ImageFiles, loaded: LoadedModel, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -43,8 +43,8 @@ class Values:
         result: Which of how many parts of the output's channels.
     """
 
-    module: str = "qkv"
-    view: View = part(2, 3)
+    module: str
+    view: View
     keys: str = "positions"
     after: tuple[str, ...] = ("proj",)
     through: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ def _halved(layer: nn.Module) -> int:
     return layer.num_heads // 2
 
 
-QKV = (Values(),)
+QKV = (Values("qkv", part(2, 3)),)
 LAYERS: dict[type[nn.Module], tuple[Values, ...]] = {
     zoo.AgentAttention: QKV,
     zoo.CrossShapedAttention: QKV,
@@ -86,7 +86,7 @@ LAYERS: dict[type[nn.Module], tuple[Values, ...]] = {
     zoo.WindowAttention: QKV,  # and grids, shifted windows and those of CrossFormer
     zoo.InLineAttention: QKV,
     CosineAttention2d: QKV,
-    GlobalQueryAttention: (Values(view=part(1, 2)),),
+    GlobalQueryAttention: (Values("qkv", part(1, 2)),),
     zoo.GatedPositionalAttention: (Values("v", _whole),),
     zoo.GatedRotaryAttention: (Values("qkvo", part(2, 4), gate=part(3, 4)),),  # and linear attentions
     zoo.SoftmaxFreeAttention: (Values("qv", part(1, 2)),),
@@ -114,7 +114,7 @@ LAYERS: dict[type[nn.Module], tuple[Values, ...]] = {
         ),
     ),
     DynamicDepthwiseConv: (
-        Values("", after=(), first=("input", "output"), heads=lambda layer: layer.weight.shape[1]),
+        Values("", _whole, after=(), first=("input", "output"), heads=lambda layer: layer.weight.shape[1]),
     ),
     Attention: QKV,
     SwinTransformerBlock: (

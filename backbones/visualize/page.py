@@ -55,7 +55,7 @@ def _view(name: str, size: Sequence[int], heat_of: Callable[[int, int], Tensor])
 
 
 def attention_views(label: str, attention: LayerAttention, heads: Sequence[int], image: int = 0) -> list[View]:
-    """Views of a layer: the mean of its heads in magnitude, and single heads. Negative weights of heads are left out."""
+    """Views of a layer: the mean of its heads in magnitude, and single heads without their negative weights."""
 
     def heat_of(y: int, x: int) -> Tensor:
         weights = attention.at(y, x, image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from backbones.utils.figures import INK, ORANGE, save_figure
 
 OVERLAY = 0.65  # how much of the picture under it a heat map covers
-SIDE = 2.2  # of a panel on a sheet, inches
+SIDE, COLUMNS = 2.2, 7  # of a panel on a sheet, inches; panels beside each other
 
 
 @dataclass
@@ -39,8 +40,8 @@ class Panel:
     signed: bool = False
     smooth: bool = False
 
-    def draw(self, axes: Axes, title_size: float = 9) -> None:
-        """Draw it into axes, without ticks."""
+    def draw(self, axes: Axes, title_size: float, title_width: int) -> None:
+        """Draw it into axes, without ticks; lines of the title have `title_width` letters at most."""
         heat = None if self.heat is None else self.heat.detach().float().cpu().numpy()
         colours = heat is not None and heat.ndim == 3
         height, width = (self.image if self.image is not None else heat).shape[:2]
@@ -64,7 +65,8 @@ class Panel:
         if self.point is not None:
             axes.plot(*self.point, marker="o", markersize=7, markerfacecolor="white", markeredgecolor=ORANGE, mew=2)
         axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-        axes.set_title(self.title, fontsize=title_size, color=INK, loc="left", wrap=True)
+        lines = [part for line in self.title.splitlines() for part in textwrap.wrap(line, title_width)[:2]]
+        axes.set_title("\n".join(lines), fontsize=title_size, color=INK, loc="left")
         for spine in axes.spines.values():
             spine.set_visible(False)
 
@@ -72,16 +74,20 @@ class Panel:
 def save_panel(panel: Panel, path: str | Path) -> Path:
     """Write one panel as a PNG."""
     figure = Figure(figsize=(4.5, 4.8), layout="constrained")
-    panel.draw(figure.subplots(), 10)
+    panel.draw(figure.subplots(), 10, 52)
     return save_figure(figure, path)
 
 
-def save_sheet(rows: Sequence[Sequence[Panel]], path: str | Path, title: str) -> Path:
-    """Write rows of panels as one PNG."""
+def save_sheet(groups: Sequence[Sequence[Panel]], path: str | Path, title: str) -> Path:
+    """Write groups of panels as one PNG; each begins a row."""
+    rows = [group[i : i + COLUMNS] for group in groups for i in range(0, len(group), COLUMNS)]
     columns = max(map(len, rows))
-    figure = Figure(figsize=(SIDE * columns, 1.15 * SIDE * len(rows) + 0.5), layout="constrained")
+    figure = Figure(figsize=(SIDE * columns, 1.25 * SIDE * len(rows) + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=12, fontweight="bold", color=INK, x=0.01, ha="left")
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes, panel in zip(grid.flat, (p for row in rows for p in [*row, *[None] * (columns - len(row))])):
-        panel.draw(axes, 7) if panel is not None else axes.set_axis_off()
+    for places, row in zip(grid, rows):
+        for axes in places[len(row) :]:
+            axes.set_axis_off()
+        for axes, panel in zip(places, row):
+            panel.draw(axes, 7, 36)
     return save_figure(figure, path)
