@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,7 +85,7 @@ class _Views:
             raise OptionError(f"--target {name} is no class of the model.{did_you_mean(name, self.class_names)}")
         return int(name)
 
-    def picture(self, image: Tensor):
+    def picture(self, image: Tensor) -> np.ndarray:
         """A normalised image `(C, H, W)` as `(H, W, 3)` in 0..1."""
         pixels = (image * self.std + self.mean).clamp(0, 1)[:3]
         return pixels.expand(3, -1, -1).permute(1, 2, 0).numpy()
@@ -106,7 +108,7 @@ class _Views:
         """The layer that is drawn."""
         stages = self.by_stage(maps)
         if not stages:
-            raise StageError("its layers that weigh positions lie outside of its stages")
+            raise StageError(f"{type(self.model).__name__} has no layer that weighs positions in its stages.")
         if self.args.stage is None:
             large = [i for i, layers in stages.items() if min(layers[-1].size) >= LEAST_SIDE]
             stage = max(large, default=max(stages))
@@ -125,7 +127,7 @@ class _Views:
             raise OptionError(f"--head must be between 0 and {layer.num_heads - 1}, not {self.args.head}.")
         return layer
 
-    def attention(self, picture, maps: dict[str, LayerAttention]) -> list[Panel]:
+    def attention(self, picture: np.ndarray, maps: dict[str, LayerAttention]) -> list[Panel]:
         """The chosen layer's heads."""
         layer = self.chosen(maps)
         heat = layer.at(*self.place(layer.size, picture.shape[:2]))
@@ -142,7 +144,7 @@ class _Views:
             panel.point = self.point
         return panels
 
-    def selections(self, picture, images: Tensor) -> list[Panel]:
+    def selections(self, picture: np.ndarray, images: Tensor) -> list[Panel]:
         """Of models that leave out tokens or pairs of them: what each block keeps."""
         if not hasattr(self.model, "selections"):
             return []
@@ -164,14 +166,13 @@ class _Views:
         show, picture = self.args.show, self.picture(images[0])
         panels, views = [Panel("image", "image", picture)], []
         maps: dict[str, LayerAttention] = {}
-        with torch.no_grad():
+        with contextlib.ExitStack() as stack:
             if {"attention", "page"} & set(show):
                 try:
-                    with capture_attention(self.model) as maps:
-                        run = run_stages(self.model, images)
+                    maps = stack.enter_context(capture_attention(self.model))
                 except ValueError as error:
-                    self.note(f"No attention: {error}.")
-            if not maps:
+                    self.note(f"no attention is drawn: {error}.")
+            with torch.no_grad():
                 run = run_stages(self.model, images)
         label = f"{int(run.logits[0].argmax())}" if run.logits.ndim == 2 else ""
         if self.class_names and label:
@@ -195,13 +196,13 @@ class _Views:
             views = self.views(maps, run.maps)
         return panels, views
 
-    def activation(self, picture, images: Tensor, logits: Tensor) -> list[Panel]:
+    def activation(self, picture: np.ndarray, images: Tensor, logits: Tensor) -> list[Panel]:
         """Grad-CAM, where there is one."""
         try:
             target = logits.argmax(1) if self.target is None else torch.tensor([self.target])
             heat = class_activation(self.model, images, target, self.args.stage)[0]
         except StageError as error:
-            self.note(f"No class activation: {error}.")
+            self.note(str(error))
             return []
         return [Panel("cam", f"Grad-CAM: {self.class_names[int(target)]}", picture, heat, smooth=True)]
 

@@ -14,7 +14,7 @@ from backbones.visualize.attention import fitted_grid
 
 
 class StageError(RuntimeError):
-    """A model has not what was asked for; the message is one sentence."""
+    """A model has not what was asked for; the message is a sentence."""
 
 
 class ReceptiveField(NamedTuple):
@@ -64,7 +64,7 @@ def stage_names(model: nn.Module) -> list[str]:
     names = [entry.get("module", "") for entry in getattr(info, "info", info)]
     modules = dict(model.named_modules())
     if not names or not all(names) or not all(name in modules for name in names):
-        raise StageError(f"{type(model).__name__} does not say which of its modules are stages")
+        raise StageError(f"{type(model).__name__} does not say which of its modules are stages.")
     return names
 
 
@@ -141,7 +141,7 @@ def class_activation(model: nn.Module, images: Tensor, classes: Tensor, stage: i
         StageError: The model has no classes, or the output does not depend on the stage's map.
     """
     if not model.num_classes:
-        raise StageError(f"{type(model).__name__} has no classes")
+        raise StageError(f"{type(model).__name__} has no classes, so there is no class activation.")
     with torch.enable_grad():
         run = run_stages(model, images.clone().requires_grad_())
         chosen = run.logits.gather(1, classes[:, None]).sum()
@@ -152,7 +152,7 @@ def class_activation(model: nn.Module, images: Tensor, classes: Tensor, stage: i
             if gradient is not None and gradient.any():
                 heat = (gradient.mean((2, 3), keepdim=True) * run.maps[i]).sum(1).relu().detach()
                 return heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
-    raise StageError(f"no class of {type(model).__name__} depends on the map of stage {stage}")
+    raise StageError(f"The output of {type(model).__name__} does not depend on the map of stage {stage}.")
 
 
 @torch.no_grad()

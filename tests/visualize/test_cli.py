@@ -70,7 +70,7 @@ def test_what_a_model_has_not_is_said(tmp_path, photos, capsys):
     words = ["--show", "attention", "cam", "page"]
     assert main(["van_b0", str(photos / "a.png"), *SMALL, *VAN, "-o", str(out), *words]) == 0
     said = re.sub(r"\s+", " ", "".join(capsys.readouterr()))
-    assert "No attention: VAN has no layer that weighs positions against each other." in said
+    assert "no attention is drawn: VAN has no layer that weighs positions against each other." in said
     assert {path.stem for path in (out / "a").iterdir()} == {"image", "cam"}
     assert data_of(out / "a.html")["views"][0]["name"] == "similarity, stages.0"
 

@@ -72,7 +72,7 @@ def test_class_activation_where_the_class_token_decides():
     target = torch.tensor([0])
     chosen = class_activation(model, images, target)
     torch.testing.assert_close(chosen, class_activation(model, images, target, stage=2))
-    with pytest.raises(StageError, match="no class of ConViT depends on the map of stage 3"):
+    with pytest.raises(StageError, match="The output of ConViT does not depend on the map of stage 3"):
         class_activation(model, images, target, stage=3)
 
 
