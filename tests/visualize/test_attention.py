@@ -10,7 +10,10 @@ from torch import nn
 from backbones.layers.attention import (
     AgentAttention,
     ChannelAttention,
+    GatedRotaryAttention,
     GlobalAttention2d,
+    HaloAttention,
+    HybridWindowAttention,
     NeighborhoodAttention2d,
     SpatialReductionAttention,
 )
@@ -19,9 +22,11 @@ from backbones.layers.attention.window import APART, ShiftedWindowAttention
 from backbones.layers.conv.contmix import ContMix
 from backbones.layers.mixers import MIXERS, Mixer
 from backbones.layers.selection import Kept
+from backbones.models.sgformer.attention import HybridScaleAttention
 from backbones.ops.neighborhood import neighborhood_av
 from backbones.visualize import capture_attention
 from backbones.visualize.attention import fitted_grid
+from backbones.visualize.page import attention_views
 from tests.interop.families import FAMILIES
 from tests.models.zoo import tiny
 
@@ -160,6 +165,24 @@ def test_dynamic_kernels():
     torch.testing.assert_close(weights.at(0, 5), torch.cat(expected).unflatten(1, (9, 9)))
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        GatedRotaryAttention(16, 2),
+        HybridWindowAttention(16, 32, 2, 4, close=False),
+        HaloAttention(16, 16, 2, 8, block_size=4, halo_size=0),
+        HybridScaleAttention(16, 2, reduction=2, window_size=4),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_softmax_is_positive_and_sums_to_one(layer):
+    """Gates of channels, activations of values and second outputs are no part of it; values have a place of their own."""
+    torch.manual_seed(0)
+    heat = captured(layer, torch.randn(1, 8, 4, 16)).at(6, 2)
+    assert (heat >= -1e-6).all() and (heat.flatten(1).std(1) > 1e-4).all()
+    torch.testing.assert_close(heat.sum((1, 2)), torch.ones(2))
+
+
 @pytest.mark.parametrize("name", sorted(MIXERS))
 def test_mixers(name):
     """All have weights, or mix no positions by them; weights move values as the mixer does."""
@@ -215,6 +238,16 @@ def test_models_of_timm():
     for heat, seen in ((plain, 4), (shifted, 2)):
         assert heat.shape == (2, 8, 12)
         torch.testing.assert_close(heat[:, :seen, :seen].sum((1, 2)), torch.ones(2))
+
+
+def test_views_of_a_page_are_the_weights_of_all_queries():
+    torch.manual_seed(0)
+    weights = captured(GlobalAttention2d(8, 2), torch.randn(1, 3, 4, 8))
+    mean, head = attention_views("attn", weights, [1])
+    assert (mean.name, head.name) == ("attn: mean of heads", "attn: head 1") and mean.queries == (3, 4)
+    for y, x in ((0, 0), (1, 3), (2, 1)):
+        for view, heat in ((mean, weights.at(y, x).mean(0)), (head, weights.at(y, x)[1])):
+            torch.testing.assert_close(view.heats[y * 4 + x], heat / heat.max())
 
 
 def test_one_sentence_where_there_is_nothing():
