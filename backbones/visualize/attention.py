@@ -21,11 +21,13 @@ class _Probe(NamedTuple):
         values: What the codes are made of.
         source: `(B, ..., C)`: channel h is the code of what head h sees at a key.
         result: `(B, N, heads, c)`.
+        size: `(H, W)` of the result; None of tokens.
     """
 
     values: Values
     source: Tensor
     result: Tensor
+    size: tuple[int, int] | None
 
 
 class LayerAttention:
@@ -56,7 +58,7 @@ class LayerAttention:
         self, name: str, layer: nn.Module, args: tuple, kwargs: dict, num_prefix_tokens: int, aspect: float
     ) -> None:
         self.name, self.layer = name, layer
-        self._args, self._kwargs, self._aspect = _detached(args), _detached(kwargs), aspect
+        self._args, self._kwargs = _detached(args), _detached(kwargs)
         x = self._args[0]
         if x.ndim == 4:
             first = "input" in described(layer)[0].first
@@ -72,9 +74,7 @@ class LayerAttention:
 
     @property
     def query_size(self) -> tuple[int, int]:
-        count = self._probes[0].result.shape[1] - self.num_prefix_tokens
-        height, width = self.size
-        return self.size if count == height * width else fitted_grid(count, height / width)
+        return self._probes[0].size or self.size
 
     def at(self, y: int, x: int, image: int = 0) -> Tensor:
         """The weights `(heads, H, W)` of all positions for the query at row y and column x of the map.
@@ -159,8 +159,8 @@ class LayerAttention:
         out = out[0] if isinstance(out, tuple) else out
         out = out.movedim(1, -1) if "output" in values.first else out
         out = out.chunk(values.result[1], -1)[values.result[0]]
-        out = out.flatten(1, -2) if out.ndim == 4 else out
-        return _Probe(values, source[0], out.unflatten(-1, (heads, -1)))
+        size = tuple(out.shape[1:3]) if out.ndim == 4 else None
+        return _Probe(values, source[0], out.flatten(1, -2).unflatten(-1, (heads, -1)), size)
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ LAYERS: dict[type[nn.Module], tuple[Values, ...]] = {
     DynamicDepthwiseConv: (
         Values("", _whole, after=(), first=("input", "output"), heads=lambda layer: layer.weight.shape[1]),
     ),
-    Attention: QKV,
+    Attention: (Values("qkv", part(2, 3), after=("norm", "proj")),),
     SwinTransformerBlock: (
         Values(
             "attn.qkv",

@@ -176,7 +176,7 @@ def test_dynamic_kernels():
     ids=lambda layer: type(layer).__name__,
 )
 def test_softmax_is_positive_and_sums_to_one(layer):
-    """Gates of channels, activations of values and second outputs are no part of it; values have a place of their own."""
+    """Gates of channels, activations of values and further outputs of a layer are no part of it."""
     torch.manual_seed(0)
     heat = captured(layer, torch.randn(1, 8, 4, 16)).at(6, 2)
     assert (heat >= -1e-6).all() and (heat.flatten(1).std(1) > 1e-4).all()
@@ -248,6 +248,16 @@ def test_views_of_a_page_are_the_weights_of_all_queries():
     for y, x in ((0, 0), (1, 3), (2, 1)):
         for view, heat in ((mean, weights.at(y, x).mean(0)), (head, weights.at(y, x)[1])):
             torch.testing.assert_close(view.heats[y * 4 + x], heat / heat.max())
+
+
+def test_layers_that_reduce_the_map():
+    """A query is the position of the smaller map that covers the one that was asked for."""
+    torch.manual_seed(0)
+    weights = captured(HaloAttention(16, 16, 2, 8, block_size=4, halo_size=1, stride=2), torch.randn(1, 8, 12, 16))
+    assert weights.size == (8, 12) and weights.query_size == (4, 6)
+    torch.testing.assert_close(weights.at(5, 9), weights.at(4, 8))
+    rows, columns = (weights.at(5, 9).sum(0) != 0).nonzero().T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 7, 7, 11)  # a block, and a halo of 1
 
 
 def test_one_sentence_where_there_is_nothing():
