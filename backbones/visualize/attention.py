@@ -40,6 +40,9 @@ class LayerAttention:
     their mean. Local position encodings and the output projection are left out; gates of heads are part of it, as are
     weights of several keys at one position.
 
+    The layer is called again, on the inputs that it had, in the type of its parameters. Where that is another type than
+    under the autocast of the first call, choices of regions or heads that were nearly tied may differ.
+
     Keys that are no positions (zero padding, learned tokens) have no place on the map, so a sum over it can be below 1.
     The weight of a cell of a reduced map is divided among its positions.
 
