@@ -18,6 +18,7 @@ from backbones.export import cli as export
 from backbones.train.cli import predict, validate
 from backbones.train.options.flags import read_options
 from backbones.train.options.recipe import list_recipes, parse_command_line
+from backbones.visualize import cli as visualize
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "BENCHMARKS.md", "configs/detection/README.md", "configs/segmentation/README.md")
@@ -69,7 +70,7 @@ def _options(script: str, argv: list[str], monkeypatch: pytest.MonkeyPatch) -> a
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
-    for module in (predict, validate, export):
+    for module in (predict, validate, export, visualize):
         monkeypatch.setattr(module, "read_options", read)
     monkeypatch.setattr(sys, "argv", [script, *argv])
     with pytest.raises(Parsed):
