@@ -98,13 +98,14 @@ class DenseBackbone(nn.Module):
             self.trunk.set_grad_checkpointing()
         last = self.out_indices[-1]
         trunk_norms = self.model.trunk_norms if self._ours else ()
-        if self._ours and _norms_stages(self.model):
-            for stage in self.model.stages:
-                stage.norm.eps = form.eps
-            out_norm = None if out_norm == "layer" else out_norm
+        normed = _normed_stages(self.model) if self._ours else set()
+        for i in normed:
+            self.model.stages[i].norm.eps = form.eps
         self.out_norms = nn.ModuleList(
             OUT_NORMS[out_norm](info[i]["num_chs"], eps=form.eps, **dd)
-            if out_norm and (i in self.out_indices or (i in trunk_norms and i < last))
+            if out_norm
+            and (i in self.out_indices or (i in trunk_norms and i < last))
+            and not (out_norm == "layer" and i in normed)
             else nn.Identity()
             for i in range(last + 1)
         )
@@ -131,7 +132,8 @@ class DenseBackbone(nn.Module):
         if self._ours:
             model = _build(self.name, pretrained, num_classes=0, **args)
             self._check_ranges(len(model.feature_info), model.default_indices)
-            model.prune_intermediate_layers(list(self.out_indices), prune_norm=not _norms_stages(model))
+            prune_norm = self.out_indices[-1] not in _normed_stages(model)
+            model.prune_intermediate_layers(list(self.out_indices), prune_norm=prune_norm)
             return model
         levels, has_getter = _probe(self.name)
         self._check_ranges(levels, range(max(levels - LEVELS, 0), levels))
@@ -265,10 +267,10 @@ def _family(name: str) -> Family | None:
         return None
 
 
-def _norms_stages(model: nn.Module) -> bool:
-    """Whether every stage of a model of the zoo hands its map on through a norm (`Stage.norm`)."""
-    stages = getattr(model, "stages", ())
-    return bool(stages) and not any(isinstance(stage.norm, nn.Identity) for stage in stages)
+def _normed_stages(model: nn.Module) -> set[int]:
+    """Stages of a model of the zoo that hand their map on through a norm of their own (`Stage.norm`)."""
+    stages = enumerate(getattr(model, "stages", ()))
+    return {i for i, stage in stages if not isinstance(getattr(stage, "norm", nn.Identity()), nn.Identity)}
 
 
 def _drop_values(model: nn.Module) -> None:

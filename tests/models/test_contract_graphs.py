@@ -69,7 +69,9 @@ def test_exported_for_many_sizes_and_batches(name):
     with torch.no_grad():
         for height, width, batch in ((192, 160, 2), (224, 256, 3), (288, 192, 2)):
             x = image(height, width, batch, seed=5)
-            torch.testing.assert_close(program(x), model(x), rtol=1e-4, atol=1e-5)
+            expected = model(x)
+            scale = expected.abs().max().clamp(min=1).item()  # rounding grows with the largest numbers on the way
+            torch.testing.assert_close(program(x), expected, rtol=1e-4, atol=1e-5 * scale)
 
 
 def _traced(model):
