@@ -4,17 +4,19 @@
 # make setup-dense: install what detection and segmentation need; nothing is compiled.
 # make test-latest: the test suite on the newest releases of all that it needs, in an environment of its own.
 # make prove-ops: compile mmcv in an environment of its own, 6 minutes on 2 cores, and compare our operators with its.
+# make docs: build the site, build/site/index.html.   make test-docs: try it in a headless Chromium, which must be installed.
 PYTHON ?= python3
 VENV ?= .venv
 LATEST ?= .venv-latest
 COMPILED ?= .venv-compiled
+DOCS ?= .venv-docs
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := runs/demo
 DETECTION := runs/demo-detection
 SEGMENTATION := runs/demo-segmentation
 
-.PHONY: help demo demo-detection demo-segmentation test test-all test-latest prove-ops lint format clean setup-dense
+.PHONY: help demo demo-detection demo-segmentation test test-all test-latest prove-ops docs test-docs lint format clean setup-dense
 .DEFAULT_GOAL := help
 
 help:
@@ -120,5 +122,17 @@ $(COMPILED)/.built: setup.cfg constraints.txt
 prove-ops: $(COMPILED)/.built
 	$(COMPILED)/bin/python tools/dense/check_ops.py --compiled
 
+$(DOCS)/.built: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(DOCS)
+	@echo "== installing backbones and what builds its site into $(DOCS)"
+	$(DOCS)/bin/python -m pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS)/.built
+	$(DOCS)/bin/python tools/docs.py build
+
+test-docs: docs
+	$(DOCS)/bin/python -m pytest -q tests/site/in_browser.py
+
 clean:
-	rm -rf $(VENV) $(LATEST) $(COMPILED) runs data/scenes .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LATEST) $(COMPILED) $(DOCS) build runs data/scenes .pytest_cache .ruff_cache

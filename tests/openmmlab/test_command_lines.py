@@ -21,7 +21,8 @@ from backbones.train.options.recipe import list_recipes, parse_command_line
 from backbones.visualize import cli as visualize
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "BENCHMARKS.md", "configs/detection/README.md", "configs/segmentation/README.md")
+GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "guides").glob("*.md"))
+DOCUMENTS = ("README.md", "BENCHMARKS.md", "configs/detection/README.md", "configs/segmentation/README.md", *GUIDES)
 PROGRAMS = ("python", "torchrun", "make", "pip")
 
 
