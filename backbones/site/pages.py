@@ -63,7 +63,7 @@ def explorer(found: list[Paper]) -> tuple[str, str]:
 hide: [navigation, toc]
 title: Explorer
 ---
-# Explorer
+# All weights
 
 All published weights. Parameters and GMACs (multiply-adds) are measured by this code, top-1 is the papers', box AP and
 mIoU the best published of a detector on COCO and a segmentor on ADE20K. Images/s: {words}; an empty cell is not

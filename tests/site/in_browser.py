@@ -180,6 +180,20 @@ def test_three_clicks_to_the_fastest_permissive_model(page):
     assert command.first.is_visible()
 
 
+def test_search(page):
+    page.goto(address("index.html"))
+    page.get_by_label("Search").first.fill("bi-level routing")
+    page.wait_for_selector(".md-search-result__link[href*=biformer]")
+
+
+def test_nothing_comes_from_the_network(page):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    for path in ("index.html", "explorer.html", "families/biformer.html"):
+        page.goto(address(path), wait_until="load")
+    assert asked and all(url.startswith(("file:", "data:", "blob:")) for url in asked), asked
+
+
 @pytest.mark.parametrize(
     "path",
     ["index.html", "explorer.html", "families/biformer.html", "guides/2-fine-tune.html", "api/layers-attention.html"],
