@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import timm
+import yaml
 from timm.models import save_for_hf
 from torch import nn
 
@@ -17,13 +21,7 @@ from backbones.checkpoints.store import Store, save_tensors
 from backbones.checkpoints.weights import load
 
 _CARD = """---
-tags:
-- image-classification
-- timm
-pipeline_tag: image-classification
-library_name: timm
-license: {license}
----
+{head}---
 # {name}
 
 {model} of [{paper_name}](https://arxiv.org/abs/{paper}); code of the authors: {origin_url}.
@@ -36,6 +34,8 @@ license: {license}
 | classes | {classes} |
 | image | {side} x {side} |
 {top1}
+## Use with timm
+
 ```python
 import backbones  # registers the model with timm
 import timm
@@ -43,7 +43,23 @@ import timm
 model = timm.create_model("local-dir:PATH", pretrained=True).eval()  # or "hf-hub:OWNER/NAME"
 data = timm.data.resolve_model_data_config(model)
 transform = timm.data.create_transform(**data, is_training=False)
+features = timm.create_model("local-dir:PATH", pretrained=True, features_only=True)
 ```
+
+## Use with transformers
+
+```python
+import backbones  # registers the model with timm
+from transformers import TimmBackbone, TimmWrapperForImageClassification, TimmWrapperImageProcessor
+
+model = TimmWrapperForImageClassification.from_pretrained("PATH").eval()  # or "OWNER/NAME"
+processor = TimmWrapperImageProcessor.from_pretrained("PATH")
+features = TimmBackbone.from_pretrained("local-dir:PATH", out_indices=(0, 1, 2, 3))
+```
+
+## Cite
+
+{paper_name}, [arXiv:{paper}](https://arxiv.org/abs/{paper}), [BibTeX](https://arxiv.org/bibtex/{paper}).
 """
 
 
@@ -73,6 +89,7 @@ def export(name: str, folder: str | Path, checkpoint: str | Path | None = None, 
     try:
         shutil.rmtree(aside, ignore_errors=True)
         save_for_hf(model, str(aside), safe_serialization=True)
+        _state_classes_once(aside / "config.json")
         save_tensors(model.state_dict(), aside / "model.safetensors")  # again, with the metadata that loaders ask for
         (aside / "README.md").write_text(_card(row, model, source), encoding="utf-8")
         if folder.exists():
@@ -87,6 +104,13 @@ def export(name: str, folder: str | Path, checkpoint: str | Path | None = None, 
     return folder
 
 
+def _state_classes_once(path: Path) -> None:
+    """Leave the number of classes out of timm's `model_args`: transformers passes it beside them, and fails on two."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+
 def _published(row: Entry) -> str:
     address = row.weights.url or row.weights.page or f"https://huggingface.co/{row.weights.hf_hub_id}"
     return f"`{row.name}`, converted from {address}"
@@ -95,12 +119,14 @@ def _published(row: Entry) -> str:
 def _card(row: Entry, model: nn.Module, source: str) -> str:
     family, weights = row.family, row.weights
     own = not source.startswith("`")
-    top1 = "" if own or weights.top1 is None else f"| ImageNet-1K top-1, as published | {weights.top1:g} % |\n"
+    name = row.model if own else row.name
+    licence = None if own else family.license
+    top1 = None if own else weights.top1
     return _CARD.format(
-        name=row.model if own else row.name,
+        head=yaml.safe_dump(_head(name, licence, [] if own else _datasets(row), top1), sort_keys=False),
+        name=name,
         model=row.model,
-        license="unknown" if own or not family.license else family.license,
-        license_words="yours to state" if own else family.license or "not stated",
+        license_words="yours to state" if own else licence or "not stated",
         paper_name=family.paper_name,
         paper=family.paper_ids.removeprefix("arXiv:"),
         origin_url=family.origin_url,
@@ -108,5 +134,30 @@ def _card(row: Entry, model: nn.Module, source: str) -> str:
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         classes=model.num_classes,
         side=weights.input_size,
-        top1=top1,
+        top1="" if top1 is None else f"| ImageNet-1K top-1, as published | {top1:g} % |\n",
     )
+
+
+def _datasets(row: Entry) -> list[str]:
+    """What the weights were trained on, as their tag says: `in21k_ft_in1k` is ImageNet-21K, then ImageNet-1K."""
+    return [f"imagenet-{size}" for size in re.findall(r"in(\d+k)", row.tag)]
+
+
+def _head(name: str, licence: str | None, datasets: list[str], top1: float | None) -> dict[str, Any]:
+    """What the Hub reads of a model card and shows beside it."""
+    head: dict[str, Any] = {
+        "tags": ["image-classification", "timm", "transformers"],
+        "pipeline_tag": "image-classification",
+        "library_name": "timm",
+        "license": licence or "unknown",
+    }
+    if datasets:
+        head["datasets"] = datasets
+    if top1 is not None:
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": "ImageNet-1K", "type": "imagenet-1k"},
+            "metrics": [{"type": "accuracy", "name": "top-1, as published", "value": top1}],
+        }
+        head["model-index"] = [{"name": name, "results": [result]}]
+    return head

@@ -7,6 +7,7 @@ import json
 import pytest
 import timm
 import torch
+import yaml
 from safetensors import safe_open
 
 from backbones.checkpoints import Store
@@ -231,7 +232,11 @@ def test_model_card(run, published, tmp_path):
     """What the Hub reads between the dashes, and what people read below."""
     run("export", tmp_path / "export", "--model", "nat_m")
     _, head, body = (tmp_path / "export" / "README.md").read_text().split("---\n", 2)
-    assert {"pipeline_tag: image-classification", "library_name: timm", "license: mit"} <= set(head.splitlines())
+    shown = yaml.safe_load(head)
+    assert (shown["pipeline_tag"], shown["library_name"], shown["license"]) == ("image-classification", "timm", "mit")
+    assert shown["datasets"] == ["imagenet-1k"]
+    (result,) = shown["model-index"][0]["results"]
+    assert (result["dataset"]["type"], result["metrics"][0]["value"]) == ("imagenet-1k", 81.8)
     assert f"`nat_m.in1k`, converted from {published.url('nat_mini.pth')}" in body
     assert "| ImageNet-1K top-1, as published | 81.8 % |" in body
     assert "https://arxiv.org/abs/2204.07143" in body
@@ -243,7 +248,9 @@ def test_export_of_own_weights(run, published, tmp_path):
     assert run("export", tmp_path / "e", "--model", "nat_m", "--checkpoint", tmp_path / "own.pth")[0] == 0
     assert same(timm.create_model(f"local-dir:{tmp_path / 'e'}", pretrained=True), own)
     card = (tmp_path / "e" / "README.md").read_text()
-    assert "license: unknown" in card and "81.8" not in card and "| classes | 7 |" in card
+    shown = yaml.safe_load(card.split("---\n")[1])
+    assert shown["license"] == "unknown" and not {"datasets", "model-index"} & set(shown) and "81.8" not in card
+    assert "| classes | 7 |" in card
     assert not published.requests
 
 

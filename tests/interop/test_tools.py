@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
+from backbones.checkpoints.export import export
 from backbones.models import family_of
 from backbones.utils.profiling import count_macs
 from tests.interop.families import FAMILIES
@@ -43,6 +45,26 @@ def test_transformers_timm_backbone():
     maps = model(x).feature_maps
     assert [one.shape[1] for one in maps] == list(model.channels) == [32, 64, 160, 256]
     assert [one.shape[2] for one in maps] == [16, 8, 4, 2]
+
+
+@torch.no_grad()
+def test_transformers_load_an_exported_folder(tmp_path):
+    """As its model card says."""
+    from transformers import TimmBackbone, TimmWrapperForImageClassification, TimmWrapperImageProcessor
+
+    torch.manual_seed(0)
+    model = timm.create_model("van_b0", num_classes=7).eval()
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    folder = export("van_b0", tmp_path / "van", tmp_path / "own.pth")
+    wrapped = TimmWrapperForImageClassification.from_pretrained(folder).eval()
+    logits = model(x)
+    assert logits.std() > 0 and torch.equal(wrapped(pixel_values=x).logits, logits)
+    processor = TimmWrapperImageProcessor.from_pretrained(folder)
+    assert processor.data_config["mean"] == (0.5, 0.5, 0.5) and processor.data_config["crop_pct"] == 0.9
+    backbone = TimmBackbone.from_pretrained(f"local-dir:{folder}", out_indices=(0, 1, 2, 3)).eval()
+    expected = model.forward_intermediates(x, intermediates_only=True)
+    for found, map_ in zip(backbone(x).feature_maps, expected, strict=True):
+        assert close(found, map_)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
