@@ -26,9 +26,9 @@ MAY_IMPORT = {
 }
 # and these must not import from those: training knows models through timm only.
 MUST_NOT_IMPORT = {
-    "train": {"models", "layers", "dense", "export", "visualize"},
-    "dense": {"train", "export", "visualize"},
-    "checkpoints": {"train", "dense", "export", "visualize"},
+    "train": {"models", "layers", "dense", "export", "visualize", "site"},
+    "dense": {"train", "export", "visualize", "site"},
+    "checkpoints": {"train", "dense", "export", "visualize", "site"},
 }
 # Subpackages of training: each may import from those after it.
 TRAINING = ("cli", "loop", "evaluation", "data", "options")

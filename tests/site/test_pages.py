@@ -93,3 +93,13 @@ def test_relink(text, expected):
 
 def test_documents_are_there():
     assert all((ROOT / path).is_file() for path in build.DOCUMENTS)
+
+
+def test_python_of_the_guide_of_layers():
+    """As it is written there, one block after the other."""
+    text = (ROOT / "docs" / "guides" / "6-layer.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        exec(block, names)
+    assert names["y"].shape == (1, 56, 64, 96)
+    assert [m.shape[-2:] for m in names["maps"]] == [(75, 105), (38, 53), (19, 27), (10, 14)]
