@@ -46,6 +46,9 @@ def relink(text: str, here: str, known: Mapping[str, str]) -> str:
         here: The document's path in the repository.
         known: Paths in the repository of all that the site has, with their paths there. Links to other files of the
             repository become plain text, as the site has no address of them.
+
+    Raises:
+        ValueError: A link leads to no file of the repository.
     """
 
     def link(match: re.Match) -> str:
@@ -53,6 +56,8 @@ def relink(text: str, here: str, known: Mapping[str, str]) -> str:
         if not target or re.match(r"\w+:", target):
             return match[0]
         place = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
+        if not (ROOT / place).exists():
+            raise ValueError(f"{here} links to {target}, which is not there.")
         if place not in known:
             return label
         there = posixpath.relpath(known[place], posixpath.dirname(known[here]) or ".")

@@ -91,8 +91,12 @@ def test_relink(text, expected):
     assert build.relink(text, "docs/guides/a.md", known) == expected
 
 
-def test_documents_are_there():
-    assert all((ROOT / path).is_file() for path in build.DOCUMENTS)
+def test_links_of_documents_lead_to_files():
+    known = {path: path for path in [*build.DOCUMENTS, *(path.relative_to(ROOT).as_posix() for path in pages.guides())]}
+    for here in known:
+        assert build.relink((ROOT / here).read_text(encoding="utf-8"), here, known)
+    with pytest.raises(ValueError, match=r"docs/models.md links to \.\./none.md"):
+        build.relink("[x](../none.md)", "docs/models.md", known)
 
 
 def test_python_of_the_guide_of_layers():
