@@ -222,6 +222,10 @@ def measure() -> None:
     write_csv(str(GROWTH), table)
 
 
+def _paper(entry: tuple[Family, list[Model]]) -> tuple[str, str]:
+    return entry[0].paper_name, entry[0].paper_ids
+
+
 def papers(filter: str = "") -> list[Paper]:
     """Every paper with its models, ordered by title.
 
@@ -255,9 +259,8 @@ def papers(filter: str = "") -> list[Paper]:
                 tuple(result_of.get(name, ())),
             )
             entries.setdefault(id(family), (family, []))[1].append(model)
-    key = lambda entry: (entry[0].paper_name, entry[0].paper_ids)  # noqa: E731
     found = []
-    for (title, ids), group in groupby(sorted(entries.values(), key=key), key=key):
+    for (title, ids), group in groupby(sorted(entries.values(), key=_paper), key=_paper):
         members = list(group)
         models = tuple(model for _, part in members for model in part)
         found.append(Paper(title, ids.removeprefix("arXiv:"), tuple(family for family, _ in members), models))

@@ -171,19 +171,33 @@ def family(paper: Paper) -> str:
 
 
 def _adds(paper: Paper) -> str:
-    """What the paper adds: the docstrings of the models' modules and of their attention."""
+    """What the paper adds, as the docstrings say: of its models, or in hosts of its attention; and what these use."""
     modules = dict.fromkeys(one.model.__module__ for one in paper.families)
-    texts = [inspect.getdoc(sys.modules[module]) for module in modules if module.startswith("backbones.")]
-    text = "## What it adds\n\n" + "\n\n".join(filter(None, texts))
+    texts = {name: inspect.getdoc(sys.modules[name]) or "" for name in modules if name.startswith("backbones.")}
     layers = dict.fromkeys(layer for model in paper.models for layer in model.layers)
-    lines = []
-    for layer in layers:
-        summary = (inspect.getdoc(layer) or "").partition("\n\n")[0].replace("\n", " ")
-        where = f"`{layer.__module__}.{layer.__qualname__}`"
-        if layer.__module__.startswith("backbones."):
-            where = f"[{where}][{layer.__module__}.{layer.__qualname__}]"
-        lines.append(f"- **{kind_of(layer)}** ({where}): {summary}")
-    return text + ("\n\nIts attention, or what stands in its place:\n\n" + "\n".join(lines) if lines else "")
+    # A module of its own is a host, of any paper's mixers, unless it begins with this paper; a folder is a family.
+    hosts = [name for name in texts if name.count(".") == 2 and paper.arxiv not in texts[name].partition("\n\n")[0]]
+    added = [texts[name] for name in texts if name not in hosts]
+    if not added:
+        docstrings = [inspect.getdoc(layer) or "" for layer in layers]
+        added = [text.partition("\n\nArgs:")[0] for text in docstrings if paper.arxiv in text]
+    parts = ["## What it adds", *added]
+    if hosts:
+        parts.append("Its models have the architecture of\n\n" + "\n".join(_item(name, texts[name]) for name in hosts))
+    if layers:
+        lines = []
+        for layer in layers:
+            name = f"{layer.__module__}.{layer.__qualname__}"
+            lines.append(_item(name, inspect.getdoc(layer) or "", f"**{kind_of(layer)}**, "))
+        parts.append("Its attention, or what stands in its place:\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _item(name: str, docstring: str, before: str = "") -> str:
+    """A line of a list: a link to the API, and the docstring's first paragraph."""
+    link = f"[`{name}`][{name}]" if name.startswith("backbones.") else f"`{name}`"
+    summary = docstring.partition("\n\n")[0].replace("\n", " ")
+    return f"- {before}{link}: {summary}"
 
 
 def _models(paper: Paper) -> str:

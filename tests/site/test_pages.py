@@ -32,11 +32,19 @@ def test_family_page(found):
     assert "https://arxiv.org/bibtex/2202.09741" in text
 
 
+def test_family_page_of_a_mixer_in_hosts():
+    (paper,) = papers("agent_pvt_t")
+    text = pages.family(paper).partition("## Models")[0]
+    added, _, hosts = text.partition("Its models have the architecture of")
+    assert "Han et al." in added and "Wang et al." not in added
+    assert "[`backbones.models.pvt`][backbones.models.pvt]" in hosts
+
+
 def test_family_page_names_documented_layers(found):
     named = re.findall(r"\]\[(backbones\.[\w.]+)\]", pages.family(found[0]))
     assert named
     documented = set(re.findall(r"^::: (\S+)$", "\n".join(pages.api().values()), re.M))
-    assert {name.rpartition(".")[0] for name in named} <= documented
+    assert {name.rpartition(".")[0] for name in named} | {"backbones.models.pvt"} <= documented
 
 
 def test_commands_of_the_pages():
