@@ -72,6 +72,21 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Speeds:
+    """What the benchmark measured in inference.
+
+    Attributes:
+        of: Images a second by model.
+        side: Of the images, in pixels; 0 where nothing was measured.
+        words: How it was measured.
+    """
+
+    of: dict[str, float]
+    side: int
+    words: str
+
+
+@dataclass(frozen=True)
 class Model:
     """One architecture.
 
@@ -178,8 +193,8 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def speeds() -> tuple[dict[str, float], str]:
-    """Measured images a second in inference by model, and in words how they were measured.
+def speeds() -> Speeds:
+    """The rows of inference of `docs/speed.csv`.
 
     Raises:
         ValueError: The csv holds more than one setting, so that its rows cannot be compared.
@@ -187,13 +202,13 @@ def speeds() -> tuple[dict[str, float], str]:
     table = [row for row in _read(SPEED) if row["task"] == "inference"]
     settings = {(row["size"], row["batch"], row["precision"], row["mode"]) for row in table}
     if not table:
-        return {}, "not measured"
+        return Speeds({}, 0, "not measured")
     if len(settings) > 1:
         raise ValueError(f"{SPEED} holds several settings: measure all models in one.")
     size, batch, precision, mode = settings.pop()
     machine = f"a machine of {float(table[0]['machine_gflop_per_s']):.0f} GFLOP/s"
     words = f"inference of {size} images, batch {batch}, {precision}, {mode}, on {machine}"
-    return {row["model"]: float(row["img_per_s"]) for row in table}, words
+    return Speeds({row["model"]: float(row["img_per_s"]) for row in table}, int(size.split("x")[0]), words)
 
 
 def _groups(filter: str = "") -> Iterator[tuple[Family, tuple[str, ...], dict[str, nn.Module]]]:
@@ -237,7 +252,7 @@ def papers(filter: str = "") -> list[Paper]:
     weights: dict[str, list[Row]] = {}
     for row in rows(list_known(filter)):
         weights.setdefault(row.entry.model, []).append(row)
-    speed, recipe_of, result_of = speeds()[0], recipes(), results()
+    speed, recipe_of, result_of = speeds().of, recipes(), results()
     entries: dict[int, tuple[Family, list[Model]]] = {}
     for family, kinds, models in _groups(filter):
         macs = next((growth[name] for name in models if name in growth), None)
@@ -269,7 +284,7 @@ def papers(filter: str = "") -> list[Paper]:
 
 def explorer_rows(found: list[Paper]) -> list[dict[str, object]]:
     """A row for every published set of weights, as the explorer reads it."""
-    table = []
+    table, side = [], speeds().side
     for paper in found:
         for model in paper.models:
             for row in model.weights:
@@ -283,13 +298,14 @@ def explorer_rows(found: list[Paper]) -> list[dict[str, object]]:
                         "gmacs": model.gmacs if row.image == model.size else None,
                         "size": row.image,
                         "top1": row.entry.weights.top1,
-                        "speed": model.speed,
+                        "speed": model.speed if row.image == side else None,
                         "licence": row.licence,
                         "permissive": row.licence in PERMISSIVE,
                         "attention": list(model.attention),
                         "linear": model.linear,
                         "box": model.best("detection", "box AP", "coco"),
                         "miou": model.best("segmentation", "mIoU", "ade20k"),
+                        "source": row.kind,
                         "published": row.kind != "not published",
                     }
                 )

@@ -58,7 +58,7 @@ def recipe_command(recipe: str, model: str) -> str:
 
 def explorer(found: list[Paper]) -> tuple[str, str]:
     """The explorer's page, and the script with its data."""
-    words = speeds()[1]
+    words = speeds().words
     page = f"""---
 hide: [navigation, toc]
 title: Explorer
@@ -66,9 +66,9 @@ title: Explorer
 # All weights
 
 All published weights. Parameters and GMACs (multiply-adds) are measured by this code, top-1 is the papers', box AP and
-mIoU the best published of a detector on COCO and a segmentor on ADE20K. Images/s: {words}; an empty cell is not
-measured. "Linear": multiply-adds grow as the number of pixels. Click a column to sort by it, a point or a name for its
-page; tick rows to compare them.
+mIoU the best published of a detector on COCO and a segmentor on ADE20K. Images/s: {words}. An empty cell is
+not measured, or not at the image size of these weights. "Linear": multiply-adds grow as the number of pixels. Click a
+column to sort by it, a point or a name for its page; tick rows to compare them.
 
 <noscript>The explorer needs JavaScript; <a href="models.html">the table of models</a> does not.</noscript>
 <div id="explorer"></div>
@@ -216,8 +216,8 @@ def _models(paper: Paper) -> str:
     ]
     columns = ("model", "params, M", "GMACs (size)", "growth with pixels", "images/s", "attention", "parity error")
     return (
-        f"## Models\n\n{table(columns, rows)}\n\nImages/s: {speeds()[1]}. The parity error is the largest difference "
-        "of logits from the authors' implementation, in units of their standard deviation."
+        f"## Models\n\n{table(columns, rows)}\n\nImages/s: {speeds().words}. The parity error is the largest "
+        "difference of logits from the authors' implementation, in units of their standard deviation."
     )
 
 

@@ -58,6 +58,13 @@ def test_explorer_rows(van):
     assert family_of("van_b2").license in PERMISSIVE
 
 
+def test_speed_is_told_of_weights_of_the_measured_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SPEED", tmp_path / "speed.csv")
+    write_csv(str(data.SPEED), [speed_row("maxvit_t")])
+    rows = {row["name"]: row["speed"] for row in explorer_rows(papers("maxvit_t"))}
+    assert rows == {"maxvit_t.in1k": 31.5, "maxvit_t.in1k_384": None, "maxvit_t.in1k_512": None}
+
+
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
@@ -90,17 +97,18 @@ def speed_row(model: str, **changed) -> dict[str, object]:
 
 def test_speeds(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "SPEED", tmp_path / "speed.csv")
-    assert speeds() == ({}, "not measured")
+    assert (speeds().of, speeds().words) == ({}, "not measured")
     write_csv(str(data.SPEED), [speed_row("nat_m"), speed_row("nat_t", task="training", img_per_s=1)])
-    found, words = speeds()
-    assert found == {"nat_m": 31.5} and "batch 8" in words and "490 GFLOP/s" in words
+    found = speeds()
+    assert (found.of, found.side) == ({"nat_m": 31.5}, 224)
+    assert "batch 8" in found.words and "490 GFLOP/s" in found.words
     write_csv(str(data.SPEED), [speed_row("nat_m"), speed_row("nat_t", batch=1)])
     with pytest.raises(ValueError, match="several settings"):
         speeds()
 
 
 def test_measured_speeds_are_of_models_of_the_zoo():
-    assert set(speeds()[0]) <= set(list_known())
+    assert set(speeds().of) <= set(list_known())
 
 
 def test_slugs_are_different():

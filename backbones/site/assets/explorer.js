@@ -13,6 +13,7 @@
     { key: "top1", title: "top-1, %", decimals: 1, best: "more" },
     { key: "speed", title: "images/s", decimals: 1, best: "more" },
     { key: "licence", title: "licence" },
+    { key: "source", title: "from" },
     { key: "attention", title: "attention", words: true },
     { key: "linear", title: "linear" },
     { key: "box", title: "COCO box AP", decimals: 1, best: "more" },
@@ -196,7 +197,7 @@
       const first = column.best === "more" ? "-" + column.key : column.key;
       const other = column.best === "more" ? column.key : "-" + column.key;
       head.append(element("th", { "aria-sort": up ? "ascending" : down ? "descending" : "none" },
-        element("button", { type: "button", onclick: () => change("sort", state.sort === first ? other : first) },
+        element("button", { type: "button", "aria-label": "sort by " + column.title, onclick: () => change("sort", state.sort === first ? other : first) },
           column.title + (up ? " ▲" : down ? " ▼" : ""))));
     }
     const body = element("tbody", {});
@@ -231,10 +232,14 @@
 
   function draw() {
     const found = sorted(rows.filter(passes));
+    const focus = root.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+    const scrolled = root.querySelector(".rows .scroll")?.scrollLeft || 0;
     root.querySelector(".plot").replaceChildren(plot(found));
     root.querySelector(".told").textContent = `${found.length} of ${rows.length} sets of weights`;
     root.querySelector(".chosen").replaceChildren(comparison());
     root.querySelector(".rows").replaceChildren(table(found));
+    root.querySelector(".rows .scroll").scrollLeft = scrolled;
+    if (focus) root.querySelector(`[aria-label="${CSS.escape(focus)}"]`)?.focus({ preventScroll: true });
   }
 
   function start() {
