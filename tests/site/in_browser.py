@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 SITE = BUILD / "site"
@@ -187,7 +187,10 @@ def test_three_clicks_to_the_fastest_permissive_model(page):
 
 def test_search(page):
     page.goto(address("index.html"))
-    page.get_by_label("Search").first.fill("bi-level routing")
+    box = page.get_by_label("Search").first
+    box.click()
+    expect(page.locator(".md-search-result__meta")).not_to_have_text("Initializing search", timeout=20_000)
+    box.press_sequentially("bi-level routing")
     page.wait_for_selector(".md-search-result__link[href*=biformer]")
 
 
