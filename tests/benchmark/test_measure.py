@@ -49,8 +49,8 @@ def test_percentiles():
 def test_peak_memory(measured):
     def subject() -> None:
         large = torch.ones(64 * MB // 4)
+        time.sleep(0.1)  # on a busy machine the thread that looks has to wait for its turn
         del large
-        time.sleep(0.01)
 
     def quiet() -> None:
         time.sleep(0.01)
