@@ -113,3 +113,22 @@ class OverlappingPatchEmbed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.norm(self.conv(x))
+
+
+@register_notrace_module
+class NormDownsample(nn.Module):
+    """LayerNorm, then 2x2 convolution of stride 2; `(B, C, H, W)` to `(B, D, ceil(H / 2), ceil(W / 2))`.
+
+    Maps of odd sides are zero-padded below and right.
+    """
+
+    def __init__(self, in_dim: int, dim: int, device=None, dtype=None) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.norm = LayerNorm2d(in_dim, **dd)
+        self.conv = nn.Conv2d(in_dim, dim, 2, stride=2, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        # What is beyond a whole cell is not seen, so a symbolic side, even or odd, may always get one more.
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if is_symbolic(*x.shape[2:]) else pad_to_multiple(x, 2))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates, register_notrace_module
+from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates
 from torch import nn
 
 from backbones.layers.attention.channel import ChannelAttention
@@ -24,24 +24,10 @@ from backbones.layers.attention.window import WindowAttention
 from backbones.layers.block import MixerBlock
 from backbones.layers.conv.basic import ResidualDepthwiseConv
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.patch import OverlappingPatchEmbed, pad_to_multiple
+from backbones.layers.patch import NormDownsample, OverlappingPatchEmbed
 from backbones.models.skeleton import HierarchicalModel, Stage
 
 HEAD_DIM = 32
-
-
-@register_notrace_module
-class Downsample(nn.Module):
-    """LayerNorm, then 2x2 stride-2 convolution; `(B, C, H, W)` to `(B, D, ceil(H / 2), ceil(W / 2))`."""
-
-    def __init__(self, in_dim: int, dim: int, device=None, dtype=None) -> None:
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.norm = LayerNorm2d(in_dim, **dd)
-        self.conv = nn.Conv2d(in_dim, dim, 2, stride=2, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(pad_to_multiple(self.norm(x), 2))
 
 
 class DaViTBlock(MixerBlock):
@@ -115,7 +101,7 @@ class DaViT(HierarchicalModel):
         rates = calculate_drop_path_rates(drop_path_rate, [2 * depth for depth in depths], stagewise=True)
         for i, (dim, stage_rates) in enumerate(zip(dims, rates)):
             blocks = [DaViTBlock(dim, mixer(dim, j), mlp_ratio, rate, **dd) for j, rate in enumerate(stage_rates)]
-            stages.append(Stage(blocks, Downsample(dims[i - 1], dim, **dd) if i else None))
+            stages.append(Stage(blocks, NormDownsample(dims[i - 1], dim, **dd) if i else None))
         super().__init__(
             stem=OverlappingPatchEmbed(in_chans, dims[0], 7, 4, **dd),
             stages=stages,

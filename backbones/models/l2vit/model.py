@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates, register_notrace_module
 from torch import nn
 
@@ -24,11 +23,10 @@ from backbones.layers.attention.window import WindowAttention
 from backbones.layers.block import MixerBlock
 from backbones.layers.conv.basic import ResidualDepthwiseConv
 from backbones.layers.norm import LayerNorm2d
-from backbones.layers.patch import pad_to_multiple
+from backbones.layers.patch import NormDownsample, pad_to_multiple
 from backbones.models.skeleton import HierarchicalModel, Stage
 from backbones.ops.chunks import chunkable
 from backbones.ops.fusion import fused
-from backbones.ops.sizes import is_symbolic
 
 
 @register_notrace_module
@@ -51,22 +49,6 @@ class Stem(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = fused(self.conv1, self.norm1, self.act)(pad_to_multiple(x, 4))
         return self.norm3(fused(self.conv2, self.norm2)(x))
-
-
-@register_notrace_module
-class Downsample(nn.Module):
-    """LayerNorm, then 2x2 convolution of stride 2; maps of odd sides are zero-padded below and right."""
-
-    def __init__(self, in_dim: int, dim: int, device=None, dtype=None) -> None:
-        super().__init__()
-        dd = {"device": device, "dtype": dtype}
-        self.norm = LayerNorm2d(in_dim, **dd)
-        self.conv = nn.Conv2d(in_dim, dim, 2, stride=2, **dd)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(x)
-        # What is beyond a whole cell is not seen, so a symbolic side, even or odd, may always get one more.
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if is_symbolic(*x.shape[2:]) else pad_to_multiple(x, 2))
 
 
 @register_notrace_module
@@ -199,7 +181,7 @@ class L2ViT(HierarchicalModel):
                 else WindowBlock(dims[i], num_heads[i], window_size, mlp_ratio, rate, **dd)
                 for j, rate in enumerate(rates)
             ]
-            stages.append(Stage(blocks, Downsample(dims[i - 1], dims[i], **dd) if i else None))
+            stages.append(Stage(blocks, NormDownsample(dims[i - 1], dims[i], **dd) if i else None))
         super().__init__(
             stem=Stem(in_chans, dims[0], **dd),
             stages=stages,
